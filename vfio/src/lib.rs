@@ -1,0 +1,12 @@
+//! The host's PCI functions: inventory, identity, binding, SR-IOV, reset, and access to one function.
+//!
+//! The way in is by noun: [`address::PciAddress`] names a function, [`function::PciFunction`] is one that can be
+//! handed to a guest, whoever serves it (the kernel, a vfio-user socket, or a fake in a test).
+
+pub mod address;
+pub mod function;
+
+pub use address::PciAddress;
+pub use function::{
+    DmaSource, Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex,
+};
