@@ -1,1 +1,21 @@
-//! (being written)
+//! The guest machine: KVM, memory, vCPUs, boot, ACPI, PCIe and passthrough.
+//!
+//! Q35-shaped, threads and epoll only. [`spec::VmSpec`] says what to build, [`machine::Machine`] builds and runs it,
+//! [`outcome::Outcome`] says how it ended.
+//!
+//! Rooms: `vm` (the KVM handle: memory slots and interrupt routes), `memory` (guest RAM), `layout` (the address map),
+//! `vcpu`, `cpuid`, `boot` (direct boot), `acpi`, `legacy` (the chipset's small devices), `pci` (config space, root
+//! ports, BAR planner), `passthrough` (one host function in a guest slot), `machine` (puts it all together).
+
+pub mod action;
+pub mod bus;
+pub mod layout;
+pub mod memory;
+pub mod outcome;
+pub mod pci;
+pub mod spec;
+pub mod vm;
+
+pub use action::Action;
+pub use outcome::{Crash, Outcome};
+pub use spec::VmSpec;

@@ -1,0 +1,109 @@
+//! What to build: fully resolved, no defaults left, no host paths. What is a file arrives opened, in [`Resources`].
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use vfio::PciFunction;
+
+/// One guest machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct VmSpec {
+    /// The guest's name, for logs and thread names.
+    pub name: String,
+    /// Processors.
+    pub cpus: CpuSpec,
+    /// Memory.
+    pub memory: MemorySpec,
+    /// The kernel's command line, without a NUL.
+    pub cmdline: String,
+    /// What a guest reset does.
+    pub on_reset: OnReset,
+    /// What an error that a device reports does.
+    pub on_device_error: OnDeviceError,
+}
+
+/// Processors: `sockets * cores * threads` vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CpuSpec {
+    /// Sockets, at least 1.
+    pub sockets: u32,
+    /// Cores a socket, at least 1.
+    pub cores: u32,
+    /// Threads a core, 1 or 2.
+    pub threads: u32,
+}
+
+impl CpuSpec {
+    /// The number of vCPUs.
+    pub fn count(self) -> u32 {
+        self.sockets.saturating_mul(self.cores).saturating_mul(self.threads)
+    }
+}
+
+/// Guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MemorySpec {
+    /// Size in bytes, a multiple of the page size.
+    pub size: u64,
+    /// Size of the huge pages that back it in bytes (2 MiB or 1 GiB), or `None` for ordinary pages.
+    pub hugepages: Option<u64>,
+    /// Touch all of it before the guest starts.
+    pub prefault: bool,
+}
+
+/// What a guest reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReset {
+    /// Start again, devices reset, from the kernel.
+    Restart,
+    /// End with `Outcome::Reset`.
+    Exit,
+}
+
+/// What an error that a device reports does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDeviceError {
+    /// Reset the guest machine, and the device with it.
+    Reset,
+    /// Stop the guest.
+    Stop,
+    /// Take the device out of the guest.
+    Detach,
+    /// Log it and go on.
+    Ignore,
+}
+
+/// What the machine needs that is opened already.
+pub struct Resources {
+    /// The kernel: bzImage or ELF with a PVH note.
+    pub kernel: File,
+    /// The initial RAM disk.
+    pub initrd: Option<File>,
+    /// COM1.
+    pub console: Console,
+    /// The functions given to the guest, in slot order.
+    pub slots: Vec<Slot>,
+}
+
+/// Both ends of COM1: terminals, files, pipes or sockets alike.
+pub struct Console {
+    /// What the guest reads; `None` for nothing ever.
+    pub input: Option<OwnedFd>,
+    /// Where the guest writes.
+    pub output: OwnedFd,
+}
+
+/// What sits behind one root port: one function, or the sibling functions of one device.
+pub struct Slot {
+    /// The guest's name for it: the key in the appliance file.
+    pub name: String,
+    /// At most eight; the first is function 0.
+    pub functions: Vec<Arc<dyn PciFunction>>,
+}
