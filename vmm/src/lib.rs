@@ -8,6 +8,7 @@
 //! ports, BAR planner), `passthrough` (one host function in a guest slot), `machine` (puts it all together).
 
 pub mod action;
+pub mod boot;
 pub mod bus;
 pub mod layout;
 pub mod memory;
