@@ -10,6 +10,7 @@
 pub mod action;
 pub mod boot;
 pub mod bus;
+pub mod cpuid;
 pub mod layout;
 pub mod memory;
 pub mod outcome;
