@@ -12,10 +12,12 @@ pub mod boot;
 pub mod bus;
 pub mod cpuid;
 pub mod layout;
+pub mod mailbox;
 pub mod memory;
 pub mod outcome;
 pub mod pci;
 pub mod spec;
+pub mod vcpu;
 pub mod vm;
 
 pub use action::Action;

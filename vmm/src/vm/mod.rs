@@ -1,5 +1,6 @@
 //! The KVM virtual machine: memory slots, interrupt routes, and the device by which KVM knows VFIO.
 
+mod irqchip;
 mod routes;
 mod slots;
 
@@ -13,6 +14,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, DeviceFd, Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+pub use irqchip::IrqchipState;
 pub use routes::MsiMessage;
 use routes::Routes;
 pub use slots::MappedSlot;
@@ -159,6 +161,21 @@ impl Vm {
         self.fd
             .unregister_irqfd(trigger, gsi)
             .map_err(Error::call(format!("Detaching an irqfd from GSI {gsi}")))
+    }
+
+    /// Drives an I/O APIC input by hand.
+    pub fn set_line(&self, gsi: u32, asserted: bool) -> Result<(), Error> {
+        self.fd.set_irq_line(gsi, asserted).map_err(Error::call(format!("Driving GSI {gsi}")))
+    }
+
+    /// What the interrupt controllers and the timer hold now.
+    pub fn irqchip_state(&self) -> Result<IrqchipState, Error> {
+        IrqchipState::capture(&self.fd)
+    }
+
+    /// Puts the interrupt controllers and the timer back to what they held.
+    pub fn restore_irqchip(&self, state: &IrqchipState) -> Result<(), Error> {
+        state.restore(&self.fd)
     }
 
     /// Sends one message now.

@@ -1,5 +1,7 @@
 //! Guest RAM: one memfd (or hugetlbfs memfd), mapped once here, shown to KVM, IOMMUs and servers by listeners.
 
+mod kvm_slots;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
@@ -9,6 +11,8 @@ use vm_memory::mmap::{GuestRegionMmap, MmapRegion};
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionCollection,
 };
+
+pub use kvm_slots::KvmSlots;
 
 use crate::layout;
 use crate::spec::MemorySpec;
@@ -67,8 +71,9 @@ pub trait MemoryListener: Send + Sync {
 ///
 /// Invariant: what listeners were told and what is mapped never diverge; both change only here.
 pub struct GuestRam {
-    memory: GuestMemoryMmap<()>,
+    // Before `memory`: listeners let go of it before it is unmapped.
     listeners: Mutex<Vec<Arc<dyn MemoryListener>>>,
+    memory: GuestMemoryMmap<()>,
     size: u64,
 }
 

@@ -1,0 +1,59 @@
+//! What vCPUs, devices and whoever controls the machine have to say to its owner.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::Action;
+use crate::outcome::Crash;
+
+/// One message to the owner of the machine.
+#[derive(Debug)]
+pub enum Event {
+    /// A device wants something done. The vCPU that wrote to it is parked, unless it is a device's error.
+    Action(Action),
+    /// A vCPU cannot go on; it is parked.
+    Crash(Box<Crash>),
+    /// End the machine now.
+    Stop,
+    /// Press the power button: the guest is asked to shut down.
+    PowerButton,
+}
+
+/// A queue whose descriptor is readable while there is something in it.
+pub struct Mailbox {
+    queue: Mutex<VecDeque<Event>>,
+    wake: EventFd,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { queue: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? })
+    }
+
+    /// Puts one in; never blocks.
+    pub fn post(&self, event: Event) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        if let Err(error) = self.wake.write(1) {
+            tracing::error!("Waking the machine's loop: {error}");
+        }
+    }
+
+    /// Takes all out, oldest first.
+    pub fn take(&self) -> VecDeque<Event> {
+        // Nothing to read is no error: someone else's wake was counted together with this one.
+        let _ = self.wake.read();
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `self.wake`, which lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
+    }
+}

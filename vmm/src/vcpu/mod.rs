@@ -1,0 +1,216 @@
+//! Virtual processors: one thread each.
+//!
+//! ```text
+//!             start               action, crash, kick
+//!   created ---------> running ------------------------> parked --+
+//!                        ^                                  |      | exit
+//!                        +---------------- resume ----------+      v
+//!                                                                ended
+//! ```
+//!
+//! A vCPU that meets something the machine must decide about (an [`Action`], a crash) posts it to the mailbox and parks
+//! itself; whoever owns the machine makes the transition. While it is parked its KVM handle may be used by others.
+
+mod crash;
+mod kick;
+mod state;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::bus::Bus;
+use crate::mailbox::{Event, Mailbox};
+use crate::memory::GuestRam;
+use crate::outcome::{Crash, CrashKind};
+use crate::vm::{self, Vm};
+use crate::{Action, boot};
+use kick::Switch;
+pub use kick::install_handler;
+use state::PowerOn;
+
+/// What a vCPU reaches by its exits.
+#[derive(Clone)]
+pub struct Buses {
+    /// I/O ports.
+    pub pio: Arc<Bus>,
+    /// Memory-mapped I/O.
+    pub mmio: Arc<Bus>,
+}
+
+/// One vCPU. Its thread holds `fd` while it runs; parked, the owner of the machine may take it.
+pub struct Vcpu {
+    index: u32,
+    fd: Mutex<VcpuFd>,
+    switch: Switch,
+    power_on: Option<PowerOn>,
+}
+
+impl Vcpu {
+    /// Makes a vCPU whose APIC id is `apic_id`, parked. With `resettable`, its state is kept for [`reset`](Self::reset).
+    pub fn new(
+        vm: &Vm,
+        index: u32,
+        apic_id: u32,
+        cpuid: &CpuId,
+        resettable: bool,
+    ) -> Result<Arc<Self>, vm::Error> {
+        let doing = |what: &str| vm::Error::call(format!("{what} vCPU {index}"));
+        let fd = vm.fd().create_vcpu(u64::from(apic_id)).map_err(doing("Creating"))?;
+        fd.set_cpuid2(cpuid).map_err(doing("Setting the CPUID of"))?;
+        let power_on = resettable.then(|| PowerOn::capture(vm.kvm(), &fd)).transpose();
+        let power_on = power_on.map_err(doing("Reading the power-on state of"))?;
+        Ok(Arc::new(Self { index, fd: Mutex::new(fd), switch: Switch::default(), power_on }))
+    }
+
+    /// Sets the boot vCPU up to enter the kernel.
+    pub fn enter_at(&self, entry: &boot::Entry) -> Result<(), boot::Error> {
+        boot::setup_registers(&self.fd.lock().unwrap_or_else(PoisonError::into_inner), entry)
+    }
+
+    /// Back to power-on. Only while parked.
+    pub fn reset(&self) -> Result<(), vm::Error> {
+        let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = &self.power_on else { return Err(vm::Error::Capability("a kept power-on state")) };
+        state.restore(&fd).map_err(vm::Error::call(format!("Resetting vCPU {}", self.index)))
+    }
+
+    /// Starts the thread; it is parked until [`resume`](Self::resume).
+    pub fn spawn(
+        self: &Arc<Self>,
+        ram: Arc<GuestRam>,
+        buses: Buses,
+        mailbox: Arc<Mailbox>,
+    ) -> io::Result<JoinHandle<()>> {
+        let vcpu = Arc::clone(self);
+        let name = format!("vcpu{}", self.index);
+        std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || {
+            vcpu.switch.enter_thread();
+            let runner = Runner { vcpu: &vcpu, ram, buses, mailbox };
+            while vcpu.switch.wait_to_run() {
+                runner.run();
+            }
+            vcpu.switch.leave_thread();
+        })
+    }
+
+    /// Lets it run.
+    pub fn resume(&self) {
+        self.switch.resume();
+    }
+
+    /// Stops it between two instructions and returns when it is parked.
+    pub fn park(&self) {
+        self.switch.park();
+    }
+
+    /// Ends its thread; join it afterwards.
+    pub fn end(&self) {
+        self.switch.end();
+    }
+}
+
+/// What one turn of the loop decided.
+enum Turn {
+    Again,
+    Post(Event),
+}
+
+struct Runner<'a> {
+    vcpu: &'a Vcpu,
+    ram: Arc<GuestRam>,
+    buses: Buses,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Runner<'_> {
+    /// Runs until someone wants it parked, or until it has posted something that the machine must decide about.
+    fn run(&self) {
+        let mut fd = self.vcpu.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.vcpu.switch.may_run() {
+            if let Turn::Post(event) = self.turn(&mut fd) {
+                self.vcpu.switch.park_self();
+                self.mailbox.post(event);
+            }
+        }
+    }
+
+    fn turn(&self, fd: &mut VcpuFd) -> Turn {
+        let unit = io_unit(fd);
+        let kind = match fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                for chunk in data.chunks_mut(unit.read()) {
+                    self.buses.pio.read(u64::from(port), chunk);
+                }
+                return Turn::Again;
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                let mut turn = Turn::Again;
+                for chunk in data.chunks(unit.read()) {
+                    if let Turn::Post(event) = self.after(self.buses.pio.write(u64::from(port), chunk)) {
+                        turn = Turn::Post(event);
+                    }
+                }
+                return turn;
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                self.buses.mmio.read(address, data);
+                return Turn::Again;
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                return self.after(self.buses.mmio.write(address, data));
+            }
+            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => return Turn::Again,
+            Ok(VcpuExit::Shutdown) => CrashKind::TripleFault,
+            Ok(VcpuExit::FailEntry(reason, _)) => CrashKind::EntryFailure { reason },
+            Ok(VcpuExit::InternalError) => CrashKind::InternalError { suberror: crash::suberror(fd) },
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                CrashKind::Unexpected { exit: format!("memory fault at guest address {gpa:#x}") }
+            }
+            Ok(other) => CrashKind::Unexpected { exit: format!("{other:?}") },
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Turn::Again,
+            Err(error) => CrashKind::Unexpected {
+                exit: format!("KVM_RUN: {}", io::Error::from_raw_os_error(error.errno())),
+            },
+        };
+        let crash = Crash {
+            kind,
+            vcpu: self.vcpu.index,
+            registers: crash::registers(fd),
+            instruction: crash::instruction(fd, self.ram.memory()),
+        };
+        Turn::Post(Event::Crash(Box::new(crash)))
+    }
+
+    fn after(&self, action: Action) -> Turn {
+        match action {
+            Action::None => Turn::Again,
+            // The device's own error does not stop the processor: the policy may be to ignore it.
+            Action::DeviceError { .. } => {
+                self.mailbox.post(Event::Action(action));
+                Turn::Again
+            }
+            Action::PowerOff | Action::Reset => Turn::Post(Event::Action(action)),
+        }
+    }
+}
+
+/// The size of one element of a string I/O exit, read after the exit (`kvm-ioctls` gives only all elements together).
+struct IoUnit(*const kvm_bindings::kvm_run);
+
+fn io_unit(fd: &mut VcpuFd) -> IoUnit {
+    IoUnit(std::ptr::from_mut(fd.get_kvm_run()).cast_const())
+}
+
+impl IoUnit {
+    /// 1, 2 or 4 bytes.
+    fn read(&self) -> usize {
+        // SAFETY: the page is mapped as long as the vCPU's handle, which `turn` borrows around every use; in an I/O exit
+        // this member of the union is the one that KVM wrote.
+        let size = unsafe { (*self.0).__bindgen_anon_1.io.size };
+        usize::from(size).clamp(1, 4)
+    }
+}
