@@ -1,1 +1,32 @@
-//! (being written)
+//! The emulated box: a machine with an IOMMU, interrupt remapping and SR-IOV
+//! NICs, made by QEMU in software, for people and tests that have no such
+//! hardware.
+//!
+//! Three levels, by their usual names: L0 is QEMU, L1 is the Linux host in it
+//! where `throughway` runs, L2 is the guest that `throughway` starts. Everything
+//! above L0 is real: vfio-pci, IOMMU page tables, KVM, the guest's igbvf driver.
+//!
+//! The way of the data: [`sources`] and [`apt`] fetch Debian packages into the
+//! [`cache`], [`sysroot`] unpacks them, [`image`] packs initramfs images out of
+//! them, [`machine`] boots QEMU on those, and [`session`] runs scenario files in
+//! it and reads back their results.
+#![forbid(unsafe_code)]
+
+pub mod apt;
+pub mod cache;
+pub mod command;
+pub mod cpio;
+pub mod fresh;
+pub mod host;
+pub mod image;
+pub mod kernel;
+pub mod kernel_build;
+pub mod machine;
+pub mod modules;
+pub mod progress;
+pub mod qemu;
+pub mod scenario;
+pub mod session;
+pub mod sources;
+pub mod sysroot;
+pub mod tap;

@@ -1,1 +1,128 @@
-fn main() {}
+//! The command `lab`, started as `cargo lab`, `cargo demo` or `cargo verify`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use throughway_lab::kernel::Flavour;
+use throughway_lab::session::{Lab, Options};
+use throughway_lab::{cache, fresh, kernel_build, machine, scenario};
+
+/// The emulated box: an IOMMU and SR-IOV cards without the hardware, and what is
+/// tested in it. Needs Debian 12 or 13; what it fetches or builds stays in the
+/// cache folder ($THROUGHWAY_CACHE, else ~/.cache/throughway).
+#[derive(Debug, Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios in the box: all, or those named (by name or by path).
+    Run {
+        /// The kernel of the box and its guests.
+        #[arg(long, value_enum, default_value = "debian")]
+        kernel: Flavour,
+        /// Take this throughway binary instead of building one.
+        #[arg(long, value_name = "PATH")]
+        bin: Option<PathBuf>,
+        /// Show what the scenarios print, not their checks alone.
+        #[arg(long, short)]
+        verbose: bool,
+        /// Scenarios: names out of tests/lab (`00-box` or `box`), or paths of files elsewhere.
+        names: Vec<String>,
+    },
+    /// List the scenarios.
+    List,
+    /// Boot the box with its console on this terminal (Ctrl-A x leaves).
+    Shell {
+        /// The kernel of the box and its guests.
+        #[arg(long, value_enum, default_value = "debian")]
+        kernel: Flavour,
+        /// Put this throughway binary in, instead of building one.
+        #[arg(long, value_name = "PATH")]
+        bin: Option<PathBuf>,
+        /// Do not build or bring in throughway.
+        #[arg(long, conflicts_with = "bin")]
+        bare: bool,
+        /// Reach a TCP port of the box at a port of this machine's loopback, as HERE:THERE.
+        #[arg(long, value_name = "HERE:THERE", value_parser = forward)]
+        forward: Option<(u16, u16)>,
+    },
+    /// Build the second kernel (iommufd) into the cache, unless it is there.
+    Kernel,
+}
+
+fn forward(text: &str) -> Result<(u16, u16), String> {
+    let ports =
+        text.split_once(':').and_then(|(here, there)| Some((here.parse().ok()?, there.parse().ok()?)));
+    ports.ok_or_else(|| "two port numbers with a colon between are wanted, such as 8443:8443".to_owned())
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.command {
+        Command::Run { kernel, bin, verbose, names } => {
+            scenarios(kernel, Options { binary: bin, verbose }, &names)
+        }
+        Command::List => list(),
+        Command::Shell { kernel, bin, bare, forward } => shell(kernel, bin, bare, forward),
+        Command::Kernel => {
+            let built = kernel_build::build(&cache::Cache::open()?)?;
+            anstream::println!("{}", built.vmlinux.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn scenarios(kernel: Flavour, options: Options, names: &[String]) -> Result<ExitCode> {
+    let chosen = scenario::choose(&fresh::workspace().join("tests/lab"), names, kernel)?;
+    let lab = Lab::prepare(kernel)?;
+    let output = fresh::target_folder()?.join("lab").join(kernel.name());
+    let outcomes = lab.run(chosen, &options, &output)?;
+    let (mut passed, mut failed) = (0_usize, 0_usize);
+    for outcome in &outcomes {
+        let (held, not) = outcome.counts();
+        passed = passed.saturating_add(held);
+        failed = failed.saturating_add(not);
+    }
+    anstream::println!("logs in {}", output.display());
+    anstream::println!("{passed} passed, {failed} failed");
+    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn list() -> Result<ExitCode> {
+    for scenario in scenario::all(&fresh::workspace().join("tests/lab"))? {
+        let kernels: Vec<&str> = scenario.kernels.iter().map(|kernel| kernel.name()).collect();
+        anstream::println!("{:<24} {}  [{}]", scenario.name, scenario.proves, kernels.join(" "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shell(kernel: Flavour, bin: Option<PathBuf>, bare: bool, forward: Option<(u16, u16)>) -> Result<ExitCode> {
+    let binary = match bin {
+        Some(path) => Some(path),
+        None if bare => None,
+        None => Some(fresh::throughway()?),
+    };
+    let lab = Lab::prepare(kernel)?;
+    let run = lab.folder(binary.as_deref())?;
+    std::fs::write(run.path().join("share/shell"), "").context("Asking for a shell")?;
+    let mut spec = lab.spec(&run);
+    spec.interactive = true;
+    spec.forward = forward;
+    let status = machine::interactive(lab.sysroot(), &spec)?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

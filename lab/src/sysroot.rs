@@ -1,0 +1,145 @@
+//! A folder with the programs the lab uses, unpacked from Debian packages
+//! together with all their libraries: it depends on nothing installed here.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::apt::{self, Apt};
+use crate::cache::{self, Cache};
+use crate::progress;
+
+/// What is unpacked, and why each is needed.
+const PACKAGES: [(&str, &str); 11] = [
+    ("qemu-system-x86", "is the box: emulates the IOMMU, the SR-IOV NICs and a CPU with virtualization"),
+    ("busybox-static", "the box's shell tools"),
+    ("dash", "the box's /bin/sh"),
+    ("iproute2", "shows and sets links and VFs"),
+    ("kmod", "loads kernel modules by their dependencies"),
+    ("pciutils", "shows PCI functions"),
+    ("iperf3", "measures throughput"),
+    ("ethtool", "shows driver, link and interrupt state"),
+    ("nvme-cli", "brings NVMe virtual functions online"),
+    ("zstd", "unpacks the kernel"),
+    ("xz-utils", "unpacks kernel modules"),
+];
+
+/// Bumped when the way of unpacking changes.
+const LAYOUT: &str = "1";
+
+/// The unpacked programs.
+#[derive(Debug, Clone)]
+pub struct Sysroot {
+    root: PathBuf,
+    key: String,
+}
+
+impl Sysroot {
+    /// Finds the sysroot in the cache, or downloads and unpacks it.
+    pub fn open(cache: &Cache) -> Result<Self> {
+        let release = apt::Release::detect()?;
+        let names: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+        let key = format!("{}-{}", release.codename, cache::key(names.iter().chain(&[LAYOUT])));
+        let root = cache.folder("sysroot", &key, |scratch| {
+            progress::note("The lab needs these Debian packages; they are unpacked into the cache folder, not installed:");
+            for (name, why) in PACKAGES {
+                progress::note(&format!("  {name}: {why}"));
+            }
+            let apt = Apt::new(cache)?;
+            let _lock = cache.lock("apt")?;
+            apt.update()?;
+            let archives = scratch.join("archives");
+            let files = progress::step("Downloading QEMU and the box's programs", |_| apt.download_closure(&names, &archives))?;
+            progress::step(&format!("Unpacking {} packages", files.len()), |_| {
+                merged_usr(scratch)?;
+                files.iter().try_for_each(|file| apt::unpack(file, scratch))
+            })?;
+            fs::remove_dir_all(&archives).with_context(|| format!("Removing {}", archives.display()))
+        })?;
+        Ok(Self { root, key })
+    }
+
+    /// The folder, laid out like a root file system.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Names this set of programs.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// A path in the sysroot, by its absolute path there.
+    #[must_use]
+    pub fn path(&self, inside: &str) -> PathBuf {
+        self.root.join(inside.trim_start_matches('/'))
+    }
+
+    fn loader(&self) -> PathBuf {
+        self.path("/lib64/ld-linux-x86-64.so.2")
+    }
+
+    fn libraries(&self) -> String {
+        let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib"];
+        folders.map(|folder| self.path(folder).display().to_string()).join(":")
+    }
+
+    /// The arguments that run a dynamically linked program of the sysroot with
+    /// the sysroot's own loader and libraries.
+    #[must_use]
+    pub fn run_with(&self, program: &str) -> Vec<String> {
+        vec![
+            self.loader().display().to_string(),
+            "--library-path".to_owned(),
+            self.libraries(),
+            self.path(program).display().to_string(),
+        ]
+    }
+
+    /// A command that runs a program of the sysroot.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let arguments = self.run_with(program);
+        let mut command = Command::new(self.loader());
+        command.args(arguments.iter().skip(1));
+        command
+    }
+
+    /// The libraries `program` is linked with: name as asked for, and file.
+    /// Empty for a static program.
+    pub fn libraries_of(&self, program: &str) -> Result<Vec<(String, PathBuf)>> {
+        // ld.so(8): --verify succeeds for what is dynamically linked and for this loader.
+        let verified = Command::new(self.loader()).arg("--verify").arg(self.path(program)).status();
+        if !verified.with_context(|| format!("Asking how {program} is linked"))?.success() {
+            return Ok(Vec::new());
+        }
+        let mut command = Command::new(self.loader());
+        command.arg("--library-path").arg(self.libraries()).arg("--list").arg(self.path(program));
+        let text = crate::command::text(&mut command, &format!("Listing the libraries of {program}"))?;
+        let mut libraries = Vec::new();
+        for (name, rest) in text.lines().filter_map(|line| line.trim().split_once(" => ")) {
+            let path = rest.split(" (").next().unwrap_or_default();
+            if path.is_empty() || path == "not found" {
+                bail!("{program} needs {name}, which none of the unpacked packages has");
+            }
+            libraries.push((name.to_owned(), PathBuf::from(path)));
+        }
+        Ok(libraries)
+    }
+}
+
+/// Makes /bin, /sbin, /lib and /lib64 links into /usr, as on an installed Debian.
+fn merged_usr(root: &Path) -> Result<()> {
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        let real = root.join("usr").join(name);
+        fs::create_dir_all(&real).with_context(|| format!("Creating {}", real.display()))?;
+        let link = root.join(name);
+        symlink(format!("usr/{name}"), &link).with_context(|| format!("Linking {}", link.display()))?;
+    }
+    Ok(())
+}
