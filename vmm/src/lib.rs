@@ -7,11 +7,13 @@
 //! `vcpu`, `cpuid`, `boot` (direct boot), `acpi`, `legacy` (the chipset's small devices), `pci` (config space, root
 //! ports, BAR planner), `passthrough` (one host function in a guest slot), `machine` (puts it all together).
 
+pub mod acpi;
 pub mod action;
 pub mod boot;
 pub mod bus;
 pub mod cpuid;
 pub mod layout;
+pub mod legacy;
 pub mod mailbox;
 pub mod memory;
 pub mod outcome;
