@@ -59,20 +59,49 @@ pub fn apic_id(index: u32, spec: CpuSpec) -> u32 {
     shift(socket, widths.package()) | shift(core, widths.thread) | thread
 }
 
-/// CPUID of the vCPU with this index.
-pub fn for_vcpu(kvm: &Kvm, spec: CpuSpec, index: u32) -> Result<CpuId, Error> {
-    let shape = Shape::new(spec, index, kvm.check_extension(Cap::TscDeadlineTimer))?;
-    let supported = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(|error| Error::Supported(io::Error::from_raw_os_error(error.errno())))?;
-    let entries = shape.apply(supported.as_slice());
-    CpuId::from_entries(&entries).map_err(|_| Error::TooMany(entries.len()))
+/// What every vCPU of a machine has in common: KVM is asked once.
+pub struct Template {
+    supported: CpuId,
+    spec: CpuSpec,
+    deadline: bool,
 }
 
-/// Width of guest physical addresses (leaf 0x8000_0008); 36 where the processor does not say.
-pub fn physical_address_bits(cpuid: &CpuId) -> u8 {
-    let leaf = cpuid.as_slice().iter().find(|entry| entry.function == 0x8000_0008);
-    leaf.map_or(36, |entry| entry.eax.to_le_bytes()[0])
+impl Template {
+    /// Asks KVM what it can virtualize, for a machine with this topology.
+    pub fn new(kvm: &Kvm, spec: CpuSpec) -> Result<Self, Error> {
+        Shape::new(spec, 0, true)?;
+        let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+        Ok(Self { supported: supported(kvm)?, spec, deadline })
+    }
+
+    /// [`apic_id`] in this topology.
+    pub fn apic_id(&self, index: u32) -> u32 {
+        apic_id(index, self.spec)
+    }
+
+    /// CPUID of the vCPU with this index.
+    pub fn for_vcpu(&self, index: u32) -> Result<CpuId, Error> {
+        let shape = Shape::new(self.spec, index, self.deadline)?;
+        let entries = shape.apply(self.supported.as_slice());
+        CpuId::from_entries(&entries).map_err(|_| Error::TooMany(entries.len()))
+    }
+}
+
+/// Width of guest physical addresses on this host; 36, which every 64-bit processor has, where KVM does not say.
+pub fn physical_address_bits(kvm: &Kvm) -> u8 {
+    supported(kvm).map_or(OLDEST_WIDTH, |cpuid| address_width(cpuid.as_slice()))
+}
+
+const OLDEST_WIDTH: u8 = 36;
+
+fn address_width(entries: &[kvm_cpuid_entry2]) -> u8 {
+    let leaf = entries.iter().find(|entry| entry.function == 0x8000_0008);
+    leaf.map_or(OLDEST_WIDTH, |entry| entry.eax.to_le_bytes()[0])
+}
+
+fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(|error| Error::Supported(io::Error::from_raw_os_error(error.errno())))
 }
 
 const LEAF1_ECX_MONITOR: u32 = 1 << 3;

@@ -110,9 +110,8 @@ fn leaf_0x1f_is_there_only_where_leaf_0_reaches_it() {
 
 #[test]
 fn address_width_comes_from_leaf_8000_0008() {
-    let width = |entries: &[_]| physical_address_bits(&CpuId::from_entries(entries).unwrap());
-    assert_eq!(width(&intel()), 0x27);
-    assert_eq!(width(&[]), 36);
+    assert_eq!(address_width(&intel()), 0x27);
+    assert_eq!(address_width(&[]), 36);
 }
 
 #[test]
@@ -133,11 +132,13 @@ fn this_hosts_kvm_takes_it() {
         }
     };
     let spec = CpuSpec { sockets: 1, cores: 3, threads: 2 };
+    assert!((36..=52).contains(&physical_address_bits(&kvm)));
+    let template = Template::new(&kvm, spec).unwrap();
     let vm = kvm.create_vm().unwrap();
     vm.create_irq_chip().unwrap();
     for index in 0..spec.count() {
-        let vcpu = vm.create_vcpu(u64::from(apic_id(index, spec))).unwrap();
-        let cpuid = for_vcpu(&kvm, spec, index).unwrap();
+        let vcpu = vm.create_vcpu(u64::from(template.apic_id(index))).unwrap();
+        let cpuid = template.for_vcpu(index).unwrap();
         vcpu.set_cpuid2(&cpuid).unwrap();
         let back = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).unwrap();
         assert_eq!(find(back.as_slice(), 0xb, 1).edx, apic_id(index, spec));
