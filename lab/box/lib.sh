@@ -25,9 +25,10 @@ not_ok() {
     lab_count=$((lab_count + 1))
     echo "not ok $lab_count - $1${2:+ # $2}" >&3
     echo "not ok $lab_count - $1${2:+ # $2}"
+    return 1
 }
 
-# check TEXT COMMAND...: holds when the command succeeds.
+# check TEXT COMMAND...: holds when the command succeeds. All checks return whether they held.
 check() {
     lab_text=$1
     shift
@@ -226,7 +227,7 @@ peer_mount() {
 peer_qemu() {
     lab_mib=$1 lab_cpus=$2 lab_append=$3
     shift 3
-    exec /sysroot/lib64/ld-linux-x86-64.so.2 --library-path /sysroot/usr/lib/x86_64-linux-gnu:/sysroot/usr/lib \
+    exec /sysroot/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /sysroot/usr/lib/x86_64-linux-gnu:/sysroot/usr/lib \
         /sysroot/usr/bin/qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot \
         -L /sysroot/usr/share/qemu -L /sysroot/usr/share/seabios -M q35 -accel kvm -cpu host -smp "$lab_cpus" \
         -m "$lab_mib" -kernel "$GUEST_KERNEL" -initrd "$GUEST_INITRD" -append "console=ttyS0 quiet $lab_append" \

@@ -80,8 +80,9 @@ impl Sysroot {
         self.root.join(inside.trim_start_matches('/'))
     }
 
+    /// By its real path: the usual one is an absolute link, out of the sysroot.
     fn loader(&self) -> PathBuf {
-        self.path("/lib64/ld-linux-x86-64.so.2")
+        self.path("/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
     }
 
     fn libraries(&self) -> String {
