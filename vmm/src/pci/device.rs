@@ -53,6 +53,8 @@ pub struct ConfigEffect {
     pub windows: bool,
     /// Bus numbers of a bridge changed: routes of config cycles are to be looked at again.
     pub buses: bool,
+    /// A bridge resets what is below it (secondary bus reset, PCIe 7.5.1.3.13).
+    pub reset_below: bool,
     /// What the machine must do.
     pub action: Action,
 }
