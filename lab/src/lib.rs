@@ -30,3 +30,4 @@ pub mod session;
 pub mod sources;
 pub mod sysroot;
 pub mod tap;
+pub mod verify;

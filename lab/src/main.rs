@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use throughway_lab::kernel::Flavour;
 use throughway_lab::session::{Lab, Options};
-use throughway_lab::{cache, fresh, kernel_build, machine, scenario};
+use throughway_lab::{cache, fresh, kernel_build, machine, scenario, verify};
 
 /// The emulated box: an IOMMU and SR-IOV cards without the hardware, and what is
 /// tested in it. Needs Debian 12 or 13; what it fetches or builds stays in the
@@ -54,6 +54,18 @@ enum Command {
     },
     /// Build the second kernel (iommufd) into the cache, unless it is there.
     Kernel,
+    /// Run every check there is, and close with "N passed, N failed".
+    ///
+    /// A suite that cannot run here says why and is skipped; REQUIRE=kvm,lab (or
+    /// REQUIRE=all) in the environment turns that into a failure.
+    Verify {
+        /// List the suites.
+        #[arg(long)]
+        list: bool,
+        /// Run these suites only.
+        #[arg(long, value_name = "A,B", value_delimiter = ',')]
+        only: Vec<String>,
+    },
 }
 
 fn forward(text: &str) -> Result<(u16, u16), String> {
@@ -83,6 +95,15 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let built = kernel_build::build(&cache::Cache::open()?)?;
             anstream::println!("{}", built.vmlinux.display());
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { list: true, .. } => {
+            for (name, what) in verify::list() {
+                anstream::println!("{name:<14} {what}");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { list: false, only } => {
+            Ok(if verify::run(&only)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }

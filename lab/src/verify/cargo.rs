@@ -1,0 +1,150 @@
+//! Suites that cargo runs: format, lints, and tests that need nothing but this machine.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::suite::{Counts, Outcome};
+use super::{Context, tail};
+use crate::{command, fresh, progress};
+
+/// Tests that need rights or devices, and have suites of their own.
+const PRIVILEGED: [&str; 2] = ["kvm", "netns"];
+
+pub(super) fn fmt(context: &Context) -> Result<Outcome> {
+    verdict(context, "fmt", fresh::cargo().args(["fmt", "--all", "--check"]))
+}
+
+pub(super) fn clippy(context: &Context) -> Result<Outcome> {
+    verdict(
+        context,
+        "clippy",
+        fresh::cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+    )
+}
+
+/// Runs a command whose exit status is the one check.
+pub(super) fn verdict(context: &Context, name: &str, command: &mut Command) -> Result<Outcome> {
+    let log = context.log(name);
+    let (passed, _) =
+        progress::step(name, |step| command::logged(command, &log, name, |line| step.at(line)))?;
+    if !passed {
+        anstream::eprintln!("{}\n   log: {}", tail(&log, 40), log.display());
+    }
+    Ok(Outcome::Ran(Counts::one(passed)))
+}
+
+pub(super) fn unit(context: &Context) -> Result<Outcome> {
+    let mut arguments: Vec<String> =
+        ["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins"].map(str::to_owned).into();
+    for name in test_targets()? {
+        if !PRIVILEGED.contains(&name.as_str()) {
+            arguments.extend(["--test".to_owned(), name]);
+        }
+    }
+    let mut counts = tests(context, "unit", fresh::cargo().args(&arguments))?;
+    counts.add(tests(
+        context,
+        "unit-doc",
+        fresh::cargo().args(["test", "--workspace", "--locked", "--no-fail-fast", "--doc"]),
+    )?);
+    Ok(Outcome::Ran(counts))
+}
+
+pub(super) fn kvm(context: &Context) -> Result<Outcome> {
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    }
+    let mut command = fresh::cargo();
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "kvm"]);
+    Ok(Outcome::Ran(tests(context, "kvm", &mut command)?))
+}
+
+pub(super) fn netns(context: &Context) -> Result<Outcome> {
+    let mut command = fresh::cargo();
+    if !rustix::process::geteuid().is_root() {
+        if command::output(Command::new("sudo").args(["-n", "true"]), "Asking sudo").is_err() {
+            return Ok(Outcome::Skipped(
+                "network namespaces need root, or sudo without a password".to_owned(),
+            ));
+        }
+        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -n -E");
+    } else if let Err(error) =
+        command::output(Command::new("unshare").args(["--net", "true"]), "Making a network namespace")
+    {
+        return Ok(Outcome::Skipped(format!("{error:#}")));
+    }
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "netns"]);
+    Ok(Outcome::Ran(tests(context, "netns", &mut command)?))
+}
+
+/// Names of all integration tests of the workspace.
+fn test_targets() -> Result<Vec<String>> {
+    let mut command = fresh::cargo();
+    command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
+    let text = command::text(&mut command, "Asking cargo for its test targets")?;
+    let metadata: serde_json::Value = serde_json::from_str(&text).context("Reading cargo's metadata")?;
+    let list = |value: &serde_json::Value, key: &str| {
+        value.get(key).and_then(|list| list.as_array()).cloned().unwrap_or_default()
+    };
+    let mut names = Vec::new();
+    for target in list(&metadata, "packages").iter().flat_map(|package| list(package, "targets")) {
+        if list(&target, "kind").iter().any(|kind| kind == "test") {
+            names.extend(target.get("name").and_then(|name| name.as_str()).map(str::to_owned));
+        }
+    }
+    Ok(names)
+}
+
+/// Runs `cargo test` and adds up its result lines. A run that fails without a
+/// failed test, because it does not compile for one, counts as one failure.
+fn tests(context: &Context, name: &str, command: &mut Command) -> Result<Counts> {
+    let log = context.log(name);
+    let mut counts = Counts::default();
+    let (success, _) = progress::step(name, |step| {
+        command::logged(command, &log, name, |line| {
+            step.at(line);
+            if let Some(more) = result_line(line) {
+                counts.add(more);
+            } else if line.starts_with("test ") && line.ends_with("FAILED") {
+                step.line(&format!("   {line}"));
+            }
+        })
+    })?;
+    if !success {
+        if counts.failed == 0 {
+            counts.failed = 1;
+        }
+        anstream::eprintln!("{}\n   log: {}", tail(&log, 60), log.display());
+    }
+    Ok(counts)
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+fn result_line(line: &str) -> Option<Counts> {
+    let (_, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = Counts::default();
+    for part in rest.split(';') {
+        let mut words = part.split_whitespace();
+        let Some(number) = words.next().and_then(|number| number.parse().ok()) else { continue };
+        match words.next() {
+            Some("passed") => counts.passed = number,
+            Some("failed") => counts.failed = number,
+            Some("ignored") => counts.skipped = number,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_counted() {
+        let line = "test result: FAILED. 21 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
+        assert_eq!(result_line(line), Some(Counts { passed: 21, failed: 2, skipped: 1 }));
+        assert_eq!(result_line("test a ... ok"), None);
+    }
+}

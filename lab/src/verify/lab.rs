@@ -1,0 +1,43 @@
+//! Scenarios in the emulated box, on each of the two kernels.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+
+use super::Context;
+use super::suite::{Counts, Outcome};
+use crate::kernel::Flavour;
+use crate::session::{Lab, Options};
+use crate::{apt, fresh, scenario};
+
+pub(super) fn debian(context: &Context) -> Result<Outcome> {
+    run(context, Flavour::Debian, "lab")
+}
+
+pub(super) fn iommufd(context: &Context) -> Result<Outcome> {
+    run(context, Flavour::Iommufd, "lab-iommufd")
+}
+
+fn run(context: &Context, flavour: Flavour, name: &str) -> Result<Outcome> {
+    if let Err(error) = apt::Release::detect() {
+        return Ok(Outcome::Skipped(format!("{error:#}")));
+    }
+    let chosen = scenario::choose(&fresh::workspace().join("tests/lab"), &[], flavour)?;
+    let lab = Lab::prepare(flavour)?;
+    let outcomes = lab.run(chosen, &Options::default(), &context.target.join("lab").join(flavour.name()))?;
+    let (mut counts, mut text) = (Counts::default(), String::new());
+    for outcome in outcomes {
+        let (passed, failed) = outcome.counts();
+        counts.add(Counts { passed, failed, skipped: 0 });
+        writeln!(text, "# {}: files in {}", outcome.name, outcome.folder.display())
+            .context("Writing the log")?;
+        for (number, check) in (1_usize..).zip(&outcome.checks) {
+            let verdict = if check.passed { "ok" } else { "not ok" };
+            let why = check.why.as_ref().map(|why| format!(" # {why}")).unwrap_or_default();
+            writeln!(text, "{verdict} {number} - {}{why}", check.text).context("Writing the log")?;
+        }
+    }
+    let log = context.log(name);
+    std::fs::write(&log, text).with_context(|| format!("Writing {}", log.display()))?;
+    Ok(Outcome::Ran(counts))
+}

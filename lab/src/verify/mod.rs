@@ -1,0 +1,177 @@
+//! Every check there is, as named suites that end in one line of counts.
+
+mod cargo;
+mod deny;
+mod lab;
+mod suite;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::fresh;
+use suite::{Counts, Outcome, SUITES, Suite};
+
+/// Where suites write their logs, and how they ask for what they need.
+#[derive(Debug)]
+struct Context {
+    /// `target/verify`.
+    logs: PathBuf,
+    /// The folder cargo builds into.
+    target: PathBuf,
+}
+
+impl Context {
+    fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+}
+
+/// The suites that exist in this checkout: name and what each is.
+#[must_use]
+pub fn list() -> Vec<(&'static str, &'static str)> {
+    present().map(|suite| (suite.name, suite.what)).collect()
+}
+
+fn present() -> impl Iterator<Item = &'static Suite> {
+    SUITES.iter().filter(|suite| suite.test_target.is_none_or(has_test_target))
+}
+
+/// Whether the root package has the integration test `name`.
+fn has_test_target(name: &str) -> bool {
+    let tests = fresh::workspace().join("tests");
+    tests.join(name).join("main.rs").exists() || tests.join(format!("{name}.rs")).exists()
+}
+
+/// Suites that must not be skipped, out of `REQUIRE`: names with commas, or `all`.
+fn required(variable: &str) -> Result<BTreeSet<&'static str>> {
+    let mut names = BTreeSet::new();
+    for name in variable.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if name == "all" {
+            names.extend(SUITES.iter().map(|suite| suite.name));
+        } else if let Some(suite) = SUITES.iter().find(|suite| suite.name == name) {
+            names.insert(suite.name);
+        } else {
+            bail!(
+                "REQUIRE names the suite {name:?}, which does not exist; there are: {}",
+                names_of(SUITES.iter())
+            );
+        }
+    }
+    Ok(names)
+}
+
+fn names_of<'a>(suites: impl Iterator<Item = &'a Suite>) -> String {
+    suites.map(|suite| suite.name).collect::<Vec<_>>().join(", ")
+}
+
+fn chosen(only: &[String]) -> Result<Vec<&'static Suite>> {
+    if let Some(unknown) = only.iter().find(|name| !present().any(|suite| suite.name == *name)) {
+        bail!("There is no suite {unknown:?}; there are: {}", names_of(present()));
+    }
+    Ok(present().filter(|suite| only.is_empty() || only.iter().any(|name| name == suite.name)).collect())
+}
+
+/// Runs the suites named in `only`, or all, prints the closing line and returns
+/// whether everything passed.
+pub fn run(only: &[String]) -> Result<bool> {
+    let required = required(&std::env::var("REQUIRE").unwrap_or_default())?;
+    let suites = chosen(only)?;
+    let target = fresh::target_folder()?;
+    let context = Context { logs: target.join("verify"), target };
+    fs::create_dir_all(&context.logs).with_context(|| format!("Creating {}", context.logs.display()))?;
+    let mut results: Vec<(&str, Counts, f64)> = Vec::new();
+    for suite in &suites {
+        anstream::eprintln!("== {}: {}", suite.name, suite.what);
+        let started = Instant::now();
+        let counts = judge(suite, (suite.run)(&context), required.contains(suite.name), &context);
+        results.push((suite.name, counts, started.elapsed().as_secs_f64()));
+    }
+    // A suite that is required and not even there is a failure too, unless others were asked for.
+    if only.is_empty() {
+        for name in required.iter().filter(|name| !suites.iter().any(|suite| suite.name == **name)) {
+            anstream::eprintln!("== {name}: required, but this checkout has no such tests");
+            results.push((name, Counts { passed: 0, failed: 1, skipped: 0 }, 0.0));
+        }
+    }
+    Ok(close(&results))
+}
+
+/// Turns what a suite returned into counts, and says what went wrong.
+fn judge(suite: &Suite, outcome: Result<Outcome>, required: bool, context: &Context) -> Counts {
+    match outcome {
+        Ok(Outcome::Ran(counts)) if counts.failed == 0 && counts.passed == 0 => {
+            anstream::eprintln!("   {} counted no check: that is a failure", suite.name);
+            Counts { failed: 1, ..counts }
+        }
+        Ok(Outcome::Ran(counts)) => counts,
+        Ok(Outcome::Skipped(why)) if required => {
+            anstream::eprintln!("   {} is required, but cannot run: {why}", suite.name);
+            Counts { passed: 0, failed: 1, skipped: 0 }
+        }
+        Ok(Outcome::Skipped(why)) => {
+            anstream::eprintln!("   {} is skipped: {why}", suite.name);
+            Counts { passed: 0, failed: 0, skipped: 1 }
+        }
+        Err(error) => {
+            anstream::eprintln!("   {} failed: {error:#}", suite.name);
+            let log = context.log(suite.name);
+            if log.exists() {
+                anstream::eprintln!("   log: {}", log.display());
+            }
+            Counts { passed: 0, failed: 1, skipped: 0 }
+        }
+    }
+}
+
+fn close(results: &[(&str, Counts, f64)]) -> bool {
+    let mut total = Counts::default();
+    anstream::println!();
+    for (name, counts, seconds) in results {
+        total.add(*counts);
+        anstream::println!("{name:<14} {counts:<36} {seconds:>7.1} s");
+    }
+    anstream::println!("{total}");
+    total.failed == 0 && total.passed > 0
+}
+
+/// Reads a log for an error's tail.
+fn tail(path: &Path, lines: usize) -> String {
+    let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn require_knows_the_suites() {
+        assert_eq!(required("").unwrap().len(), 0);
+        assert_eq!(required("lab, kvm").unwrap().len(), 2);
+        assert_eq!(required("all").unwrap().len(), SUITES.len());
+        assert!(required("lib").is_err());
+    }
+
+    #[test]
+    fn a_skip_of_a_required_suite_and_a_suite_without_checks_fail() {
+        let suite = SUITES.first().unwrap();
+        let context = Context { logs: "/nonexistent".into(), target: "/nonexistent".into() };
+        let skip = || Ok(Outcome::Skipped("no".to_owned()));
+        assert_eq!(judge(suite, skip(), true, &context).failed, 1);
+        assert_eq!(judge(suite, skip(), false, &context).failed, 0);
+        assert_eq!(judge(suite, Ok(Outcome::Ran(Counts::default())), false, &context).failed, 1);
+        assert_eq!(judge(suite, Err(anyhow::anyhow!("x")), false, &context).failed, 1);
+    }
+
+    #[test]
+    fn nothing_failed_needs_something_passed() {
+        assert!(!close(&[("a", Counts { passed: 0, failed: 0, skipped: 1 }, 0.0)]));
+        assert!(close(&[("a", Counts { passed: 1, failed: 0, skipped: 1 }, 0.0)]));
+        assert!(!close(&[("a", Counts { passed: 1, failed: 1, skipped: 0 }, 0.0)]));
+    }
+}

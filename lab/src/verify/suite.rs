@@ -1,0 +1,118 @@
+//! The table of suites. A new one is a line here and a function.
+
+use std::fmt;
+
+use anyhow::Result;
+
+use super::{Context, cargo, deny, lab};
+
+/// How many checks passed, failed, and could not be made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    pub(super) skipped: usize,
+}
+
+impl Counts {
+    /// One check.
+    pub(super) fn one(passed: bool) -> Self {
+        Self { passed: usize::from(passed), failed: usize::from(!passed), skipped: 0 }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.passed = self.passed.saturating_add(other.passed);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.skipped = self.skipped.saturating_add(other.skipped);
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = format!("{} passed, {} failed", self.passed, self.failed);
+        if self.skipped > 0 {
+            text.push_str(&format!(", {} skipped", self.skipped));
+        }
+        f.pad(&text)
+    }
+}
+
+/// What running a suite came to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It ran.
+    Ran(Counts),
+    /// It cannot run on this machine, and why.
+    Skipped(String),
+}
+
+/// One suite.
+pub(super) struct Suite {
+    /// Its name for `--only` and `REQUIRE`.
+    pub(super) name: &'static str,
+    /// What it checks.
+    pub(super) what: &'static str,
+    /// The integration test of the root package without which the suite does not exist.
+    pub(super) test_target: Option<&'static str>,
+    /// Runs it.
+    pub(super) run: fn(&Context) -> Result<Outcome>,
+}
+
+/// All suites, the quick ones first.
+pub(super) const SUITES: [Suite; 8] = [
+    Suite { name: "fmt", what: "the code is formatted", test_target: None, run: cargo::fmt },
+    Suite { name: "clippy", what: "no lint warns", test_target: None, run: cargo::clippy },
+    Suite {
+        name: "deny",
+        what: "licences, sources and duplicate versions of dependencies",
+        test_target: None,
+        run: deny::run,
+    },
+    Suite {
+        name: "unit",
+        what: "unit, property, golden and documentation tests",
+        test_target: None,
+        run: cargo::unit,
+    },
+    Suite {
+        name: "kvm",
+        what: "small guests on this machine's /dev/kvm",
+        test_target: Some("kvm"),
+        run: cargo::kvm,
+    },
+    Suite {
+        name: "netns",
+        what: "links in network namespaces of this kernel",
+        test_target: Some("netns"),
+        run: cargo::netns,
+    },
+    Suite {
+        name: "lab",
+        what: "scenarios in the emulated box, Debian's kernel",
+        test_target: None,
+        run: lab::debian,
+    },
+    Suite {
+        name: "lab-iommufd",
+        what: "scenarios in the emulated box, the iommufd kernel",
+        test_target: None,
+        run: lab::iommufd,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_line_is_plain() {
+        assert_eq!(Counts { passed: 3, failed: 0, skipped: 0 }.to_string(), "3 passed, 0 failed");
+        assert_eq!(Counts { passed: 3, failed: 1, skipped: 2 }.to_string(), "3 passed, 1 failed, 2 skipped");
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        let names: std::collections::BTreeSet<_> = SUITES.iter().map(|suite| suite.name).collect();
+        assert_eq!(names.len(), SUITES.len());
+    }
+}
