@@ -7,7 +7,6 @@ use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{ByteValued, GuestAddress};
 
 use super::{Entry, Error, KERNEL, Protocol, Request, at, e820, initrd};
-use crate::layout;
 
 /// Where the setup header begins in the file and in the zero page.
 const HEADER_START: usize = 0x1f1;
@@ -142,6 +141,5 @@ fn zero_page(
         *slot = boot_e820_entry { addr: range.start, size: range.size, r#type: range.kind as u32 };
     }
     params.e820_entries = u8::try_from(map.len()).unwrap_or(u8::MAX);
-    debug_assert!(request.low_end() <= layout::LOW_RAM_END);
     params
 }

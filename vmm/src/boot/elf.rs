@@ -9,7 +9,7 @@ use linux_loader::loader::{Elf, KernelLoader};
 use linux_loader::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
-use vm_memory::{ByteValued, Bytes, GuestAddress};
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{COMMAND_LINE_MAX, Entry, Error, KERNEL, Protocol, Request, at, e820, initrd, read_at};
 
@@ -161,18 +161,45 @@ fn check_fit(plan: &Plan, low_end: u64) -> Result<u64, Error> {
     Ok(highest)
 }
 
-/// Clears what the file does not fill. Needed, because a guest that was reset has left something there.
-fn zero(request: &Request<'_>, mut address: u64, mut size: u64) -> Result<(), Error> {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    while size > 0 {
-        let chunk = size.min(ZEROS.len() as u64);
-        let zeros = usize::try_from(chunk).ok().and_then(|n| ZEROS.get(..n)).unwrap_or(&ZEROS);
-        let failed = |source| Error::Memory { what: "the kernel's empty data", address, source };
-        request.memory.write_slice(zeros, GuestAddress(address)).map_err(failed)?;
-        address += chunk;
-        size -= chunk;
+/// Clears what the file does not fill: a guest that was reset has left something there. Pages that nobody has touched
+/// yet are zero, and stay untouched.
+fn zero(request: &Request<'_>, address: u64, size: u64) -> Result<(), Error> {
+    let end = address + size;
+    let mut address = address;
+    while address < end {
+        let data = next(request, address, rustix::fs::SeekFrom::Data).unwrap_or(address).min(end);
+        let hole = next(request, data, rustix::fs::SeekFrom::Hole).filter(|hole| *hole > address);
+        let hole = hole.unwrap_or(end).clamp(data, end);
+        write_zeros(request, data..hole)?;
+        address = hole;
     }
     Ok(())
+}
+
+fn write_zeros(request: &Request<'_>, range: std::ops::Range<u64>) -> Result<(), Error> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut address = range.start;
+    while address < range.end {
+        let chunk = usize::try_from(range.end - address).unwrap_or(usize::MAX).min(ZEROS.len());
+        let zeros = ZEROS.get(..chunk).unwrap_or(&ZEROS);
+        let failed = |source| Error::Memory { what: "the kernel's empty data", address, source };
+        request.memory.write_slice(zeros, GuestAddress(address)).map_err(failed)?;
+        address += chunk as u64;
+    }
+    Ok(())
+}
+
+/// The first guest physical address from `address` on that is data, or a hole, in the file behind guest RAM. None where
+/// the file does not tell.
+fn next(request: &Request<'_>, address: u64, what: fn(u64) -> rustix::fs::SeekFrom) -> Option<u64> {
+    let region = request.memory.find_region(GuestAddress(address))?;
+    let backing = region.file_offset()?;
+    let base = region.start_addr().0;
+    match rustix::fs::seek(backing.file(), what(backing.start() + (address - base))) {
+        Ok(offset) => Some(base + offset.checked_sub(backing.start())?),
+        // None of the kind up to the end of the file.
+        Err(error) => (error == rustix::io::Errno::NXIO).then_some(u64::MAX),
+    }
 }
 
 fn write_start_info(request: &Request<'_>, initrd: Option<initrd::Placed>) -> Result<(), Error> {

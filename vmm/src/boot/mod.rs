@@ -243,3 +243,6 @@ fn write<T: vm_memory::ByteValued>(
 ) -> Result<(), Error> {
     memory.write_obj(value, GuestAddress(address)).map_err(|source| Error::Memory { what, address, source })
 }
+
+#[cfg(test)]
+mod tests;
