@@ -245,4 +245,4 @@ fn write<T: vm_memory::ByteValued>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! The state in which the boot vCPU enters the kernel, and what firmware would have left in every vCPU.
+//! The state in which the boot vCPU enters the kernel, and what firmware would have left behind.
 
 use std::io;
 
@@ -32,12 +32,6 @@ const FAST_STRINGS: u64 = 1;
 /// MSR_MTRRdefType: MTRRs on, and write-back where none says otherwise (Intel SDM 3, 13.11.2.1).
 const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
-
-/// Offsets of LVT LINT0 and LINT1 in the local APIC's page, and the delivery modes that firmware gives them.
-const LVT_LINT0: usize = 0x350;
-const LVT_LINT1: usize = 0x360;
-const DELIVER_EXTINT: u32 = 0x700;
-const DELIVER_NMI: u32 = 0x400;
 
 /// A flat segment as KVM wants it and as the descriptor table has it.
 fn segment(selector: u16, protocol: Protocol) -> kvm_segment {
@@ -137,31 +131,25 @@ pub fn setup_registers(vcpu: &VcpuFd, entry: &Entry) -> Result<(), Error> {
     vcpu.set_fpu(&fpu).map_err(failed("floating-point registers"))
 }
 
-/// Leaves a vCPU as firmware would, for direct boot; every vCPU needs it, once it has its CPUID.
+/// Leaves a vCPU as firmware would, for direct boot: every vCPU needs it, once it has its CPUID, before it first runs.
 ///
-/// Memory types: with MTRRs off, a guest with a passed-through device that is not coherent would run uncached.
-/// Local interrupts: LINT0 takes the PIC's interrupts, LINT1 is NMI.
-pub fn setup_firmware_state(vcpu: &VcpuFd) -> Result<(), Error> {
-    let failed = |what| move |error: kvm_ioctls::Error| failed(what, &error);
-    for (what, index, data) in [
-        ("memory types (MTRRdefType)", MTRR_DEFAULT_TYPE, MTRR_ON_WRITE_BACK),
-        ("fast strings (MISC_ENABLE)", MISC_ENABLE, FAST_STRINGS),
-    ] {
-        let entry = kvm_msr_entry { index, data, ..Default::default() };
-        let msrs = Msrs::from_entries(&[entry])
-            .map_err(|error| Error::Registers { what, source: io::Error::other(format!("{error:?}")) })?;
-        // KVM says how many it has set. None is no reason to stop: it is then one that this KVM does not have.
-        if vcpu.set_msrs(&msrs).map_err(failed(what))? == 0 {
-            tracing::debug!("This KVM does not let us set the vCPU's {what}");
-        }
+/// With MTRRs off, Linux does without PAT, and a guest with a passed-through device that is not coherent runs uncached;
+/// without fast strings it copies by single words.
+pub fn setup_firmware_state(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    // What KVM does not let us set stops the list, and is then one that this machine's processor does not have.
+    let with = |entries: &[kvm_msr_entry]| {
+        Msrs::from_entries(entries).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
+    };
+    let mut misc = with(&[entry(MISC_ENABLE, 0)])?;
+    let have = vcpu.get_msrs(&mut misc)?;
+    let misc = misc.as_slice().iter().take(have).map(|msr| entry(msr.index, msr.data | FAST_STRINGS));
+    let wanted: Vec<_> = std::iter::once(entry(MTRR_DEFAULT_TYPE, MTRR_ON_WRITE_BACK)).chain(misc).collect();
+    let set = vcpu.set_msrs(&with(&wanted)?)?;
+    if set < wanted.len() {
+        tracing::debug!("KVM set {set} of the {} MSRs that firmware sets", wanted.len());
     }
-    let mut lapic = vcpu.get_lapic().map_err(failed("local APIC"))?;
-    for (offset, mode) in [(LVT_LINT0, DELIVER_EXTINT), (LVT_LINT1, DELIVER_NMI)] {
-        for (byte, new) in lapic.regs.iter_mut().skip(offset).zip(mode.to_ne_bytes()) {
-            *byte = std::ffi::c_char::from_ne_bytes([new]);
-        }
-    }
-    vcpu.set_lapic(&lapic).map_err(failed("local APIC"))
+    Ok(())
 }
 
 fn failed(what: &'static str, error: &kvm_ioctls::Error) -> Error {
@@ -171,6 +159,21 @@ fn failed(what: &'static str, error: &kvm_ioctls::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn firmware_leaves_mtrrs_and_fast_strings_on() {
+        let Some(kvm) = crate::boot::tests::kvm() else { return };
+        let vm = kvm.create_vm().unwrap();
+        let vcpu = vm.create_vcpu(0).unwrap();
+        vcpu.set_cpuid2(&kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap()).unwrap();
+        setup_firmware_state(&vcpu).unwrap();
+        let asked =
+            [MTRR_DEFAULT_TYPE, MISC_ENABLE].map(|index| kvm_msr_entry { index, ..Default::default() });
+        let mut msrs = Msrs::from_entries(&asked).unwrap();
+        assert_eq!(vcpu.get_msrs(&mut msrs).unwrap(), 2);
+        let [mtrr, misc] = [0, 1].map(|index| msrs.as_slice()[index].data);
+        assert_eq!((mtrr, misc & FAST_STRINGS), (MTRR_ON_WRITE_BACK, FAST_STRINGS));
+    }
 
     #[test]
     fn descriptors_have_the_usual_bytes() {

@@ -122,15 +122,7 @@ fn no_processors_at_all_are_refused() {
 
 #[test]
 fn this_hosts_kvm_takes_it() {
-    let kvm = match Kvm::new() {
-        Ok(kvm) => kvm,
-        Err(error) => {
-            let required =
-                std::env::var("REQUIRE").is_ok_and(|list| list.split(',').any(|item| item == "kvm"));
-            assert!(!required, "REQUIRE says kvm, and /dev/kvm does not open: {error}");
-            return eprintln!("skipped: /dev/kvm does not open: {error}");
-        }
-    };
+    let Some(kvm) = crate::boot::tests::kvm() else { return };
     let spec = CpuSpec { sockets: 1, cores: 3, threads: 2 };
     assert!((36..=52).contains(&physical_address_bits(&kvm)));
     let template = Template::new(&kvm, spec).unwrap();

@@ -61,6 +61,7 @@ impl Vcpu {
         let doing = |what: &str| vm::Error::call(format!("{what} vCPU {index}"));
         let fd = vm.fd().create_vcpu(u64::from(apic_id)).map_err(doing("Creating"))?;
         fd.set_cpuid2(cpuid).map_err(doing("Setting the CPUID of"))?;
+        boot::setup_firmware_state(&fd).map_err(doing("Setting the first MSRs of"))?;
         let power_on = resettable.then(|| PowerOn::capture(vm.kvm(), &fd)).transpose();
         let power_on = power_on.map_err(doing("Reading the power-on state of"))?;
         Ok(Arc::new(Self { index, fd: Mutex::new(fd), switch: Switch::default(), power_on }))
