@@ -51,7 +51,8 @@ impl FromStr for PciAddress {
     fn from_str(text: &str) -> Result<Self, NotAnAddress> {
         let bad = || NotAnAddress(text.to_owned());
         let hex = |part: &str, longest: usize| {
-            let plain = !part.is_empty() && part.len() <= longest && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let plain =
+                !part.is_empty() && part.len() <= longest && part.bytes().all(|b| b.is_ascii_hexdigit());
             plain.then(|| u32::from_str_radix(part, 16).ok()).flatten().ok_or_else(bad)
         };
         let (rest, function) = text.rsplit_once('.').ok_or_else(bad)?;
@@ -97,7 +98,9 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "65", "65:10", "65:20.0", "65:10.8", "0:0000:65:10.2", "+5:10.2", "65:1g.0", "165:10.2"] {
+        for text in
+            ["", "65", "65:10", "65:20.0", "65:10.8", "0:0000:65:10.2", "+5:10.2", "65:1g.0", "165:10.2"]
+        {
             assert!(text.parse::<PciAddress>().is_err(), "{text}");
         }
     }

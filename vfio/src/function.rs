@@ -5,8 +5,8 @@
 //!
 //! Terms, region indices and interrupt indices are those of the kernel's `include/uapi/linux/vfio.h`.
 
-use std::os::fd::BorrowedFd;
 use std::ops::RangeInclusive;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// What can go wrong between us and a function. Every message names the function and what was being done.

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod function;
+pub mod kernel;
 
 pub use address::PciAddress;
 pub use function::{

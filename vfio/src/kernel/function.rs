@@ -1,0 +1,280 @@
+//! One function that the kernel serves.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vfio_bindings::bindings::vfio::{
+    VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_AUTOMASKED, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_INFO_NORESIZE,
+    VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
+};
+use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
+
+use super::failure::failed;
+use super::ioctl::{self, SetIrqs};
+use super::iommu::{Backend, Iommu};
+use crate::function::{Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex};
+
+/// A region with the offset at which the device's file shows it.
+struct Place {
+    region: Region,
+    offset: u64,
+}
+
+/// One function, opened through VFIO.
+pub struct KernelFunction {
+    label: String,
+    path: PathBuf,
+    /// Dropped by hand: its destructor panics where sysfs is gone.
+    device: ManuallyDrop<VfioDevice>,
+    places: Vec<Place>,
+    resettable: bool,
+    iommu: Arc<Iommu>,
+}
+
+impl KernelFunction {
+    pub(super) fn new(
+        label: String,
+        path: PathBuf,
+        device: VfioDevice,
+        iommu: Arc<Iommu>,
+    ) -> Result<Self, Error> {
+        let places = (0..9).map(|index| place(&device, index)).collect();
+        let mut function =
+            Self { label, path, device: ManuallyDrop::new(device), places, resettable: false, iommu };
+        let flags = ioctl::device_flags(function.fd()).map_err(function.failed("asking what it can do"))?;
+        function.resettable = flags & VFIO_DEVICE_FLAGS_RESET != 0;
+        function.check_alive("opening it through VFIO")?;
+        Ok(function)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `self.device`, which lives as long as the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.device.as_raw_fd()) }
+    }
+
+    fn failed(&self, doing: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let doing = doing.into();
+        move |source| failed(&self.label, doing, source)
+    }
+
+    fn place(&self, index: RegionIndex) -> Option<&Place> {
+        let at = usize::try_from(index.number()).ok()?;
+        self.places.get(at).filter(|place| place.region.size > 0)
+    }
+
+    /// The place of `length` bytes at `offset` in the device's file.
+    fn range(&self, index: RegionIndex, offset: u64, length: usize) -> Result<i64, Error> {
+        let inside = || {
+            let place = self.place(index)?;
+            let end = offset.checked_add(u64::try_from(length).ok()?)?;
+            let at = place.offset.checked_add(offset)?;
+            (end <= place.region.size).then_some(at).and_then(|at| i64::try_from(at).ok())
+        };
+        inside().ok_or_else(|| Error::Invalid {
+            function: self.label.clone(),
+            what: format!("{length} bytes at {offset:#x} are not in its {index:?} region"),
+        })
+    }
+
+    /// A function that answers all ones where its vendor should be is not on the bus.
+    fn check_alive(&self, doing: &str) -> Result<(), Error> {
+        let mut vendor = [0; 2];
+        self.read(RegionIndex::Config, 0, &mut vendor)?;
+        if vendor == [0xff; 2] {
+            return Err(Error::Gone { function: self.label.clone(), doing: doing.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn set(
+        &self,
+        kind: IrqKind,
+        flags: u32,
+        first: u32,
+        count: u32,
+        fds: &[Option<BorrowedFd<'_>>],
+    ) -> io::Result<()> {
+        ioctl::set_irqs(
+            self.fd(),
+            &SetIrqs { flags, index: kind.number(), start: first, count, eventfds: fds },
+        )
+    }
+
+    /// All functions that a hot reset would reset too, by their addresses.
+    pub fn hot_reset_peers(&self) -> Result<Vec<crate::PciAddress>, Error> {
+        let peers =
+            ioctl::hot_reset_info(self.fd()).map_err(self.failed("asking what a hot reset would reset"))?;
+        Ok(peers
+            .iter()
+            .map(|peer| crate::PciAddress::from_routing_id(peer.segment.into(), peer.routing_id))
+            .collect())
+    }
+
+    /// Resets the whole slot or bus. Works only where all its functions are ours.
+    fn hot_reset(&self) -> Result<(), Error> {
+        let peers = self.hot_reset_peers()?;
+        if self.iommu.backend() == Backend::Group {
+            // The group's file is inside vfio-ioctls; without it the kernel cannot be shown that all are ours.
+            let others: Vec<_> =
+                peers.iter().map(ToString::to_string).filter(|peer| *peer != self.label).collect();
+            let what = format!(
+                "it cannot be reset alone, and a hot reset (which would reset {} too) needs the iommufd interface",
+                if others.is_empty() { "nothing else".to_owned() } else { others.join(", ") }
+            );
+            return Err(Error::Invalid { function: self.label.clone(), what });
+        }
+        ioctl::hot_reset(self.fd(), &[]).map_err(self.failed("resetting its slot or bus"))
+    }
+}
+
+fn place(device: &VfioDevice, index: u32) -> Place {
+    let flags = device.get_region_flags(index);
+    let size = device.get_region_size(index);
+    let mut mmap = Vec::new();
+    if flags & VFIO_REGION_INFO_FLAG_MMAP != 0 && size > 0 {
+        mmap.push(MmapArea { offset: 0, size });
+        for capability in device.get_region_caps(index) {
+            if let VfioRegionInfoCap::SparseMmap(sparse) = capability {
+                mmap = sparse
+                    .areas
+                    .iter()
+                    .map(|area| MmapArea { offset: area.offset, size: area.size })
+                    .collect();
+            }
+        }
+    }
+    let region = Region {
+        size,
+        readable: flags & VFIO_REGION_INFO_FLAG_READ != 0,
+        writable: flags & VFIO_REGION_INFO_FLAG_WRITE != 0,
+        mmap,
+    };
+    Place { region, offset: device.get_region_offset(index) }
+}
+
+impl PciFunction for KernelFunction {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn region(&self, index: RegionIndex) -> Option<&Region> {
+        self.place(index).map(|place| &place.region)
+    }
+
+    fn read(&self, index: RegionIndex, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+        data.fill(0xff);
+        let at = self.range(index, offset, data.len())?;
+        // SAFETY: the buffer is valid for its length.
+        let count = unsafe { libc::pread(self.device.as_raw_fd(), data.as_mut_ptr().cast(), data.len(), at) };
+        let doing = || format!("reading {} bytes at {offset:#x} of its {index:?} region", data.len());
+        match usize::try_from(count) {
+            Ok(count) if count == data.len() => Ok(()),
+            Ok(_) => Err(self.failed(doing())(io::ErrorKind::UnexpectedEof.into())),
+            Err(_) => {
+                let error = self.failed(doing())(io::Error::last_os_error());
+                data.fill(0xff);
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&self, index: RegionIndex, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let at = self.range(index, offset, data.len())?;
+        // SAFETY: the buffer is valid for its length.
+        let count = unsafe { libc::pwrite(self.device.as_raw_fd(), data.as_ptr().cast(), data.len(), at) };
+        let doing = || format!("writing {} bytes at {offset:#x} of its {index:?} region", data.len());
+        match usize::try_from(count) {
+            Ok(count) if count == data.len() => Ok(()),
+            Ok(_) => Err(self.failed(doing())(io::ErrorKind::WriteZero.into())),
+            Err(_) => Err(self.failed(doing())(io::Error::last_os_error())),
+        }
+    }
+
+    fn mmap_source(&self, index: RegionIndex, area: MmapArea) -> Result<(BorrowedFd<'_>, u64), Error> {
+        let length = usize::try_from(area.size).unwrap_or(usize::MAX);
+        let at = self.range(index, area.offset, length)?;
+        Ok((self.fd(), at.unsigned_abs()))
+    }
+
+    fn irq_info(&self, kind: IrqKind) -> IrqInfo {
+        let Some(irq) = self.device.get_irq_info(kind.number()) else { return IrqInfo::default() };
+        IrqInfo {
+            count: irq.count,
+            maskable: irq.flags & VFIO_IRQ_INFO_MASKABLE != 0,
+            automasked: irq.flags & VFIO_IRQ_INFO_AUTOMASKED != 0,
+            noresize: irq.flags & VFIO_IRQ_INFO_NORESIZE != 0,
+        }
+    }
+
+    fn set_irqs(&self, kind: IrqKind, first: u32, triggers: &[Option<BorrowedFd<'_>>]) -> Result<(), Error> {
+        let count = u32::try_from(triggers.len()).unwrap_or(u32::MAX);
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        let doing = || {
+            format!("setting {kind:?} vectors {first} to {}", first.saturating_add(count).saturating_sub(1))
+        };
+        self.set(kind, flags, first, count, triggers).map_err(|error| self.failed(doing())(error))
+    }
+
+    fn disable_irqs(&self, kind: IrqKind) -> Result<(), Error> {
+        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set(kind, flags, 0, 0, &[]).map_err(self.failed(format!("disabling {kind:?}")))
+    }
+
+    fn set_intx_unmask(&self, resample: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+        self.set(IrqKind::Intx, flags, 0, 1, &[resample])
+            .map_err(self.failed("tying INTx' unmask to an eventfd"))
+    }
+
+    fn mask_intx(&self, masked: bool) -> Result<(), Error> {
+        let action = if masked { VFIO_IRQ_SET_ACTION_MASK } else { VFIO_IRQ_SET_ACTION_UNMASK };
+        self.set(IrqKind::Intx, VFIO_IRQ_SET_DATA_NONE | action, 0, 1, &[]).map_err(self.failed(if masked {
+            "masking INTx"
+        } else {
+            "unmasking INTx"
+        }))
+    }
+
+    fn can_reset(&self) -> bool {
+        self.resettable
+    }
+
+    fn reset(&self) -> Result<(), Error> {
+        if self.resettable {
+            ioctl::reset(self.fd()).map_err(self.failed("resetting it"))?;
+        } else {
+            self.hot_reset()?;
+        }
+        self.check_alive("reading its vendor after a reset")
+    }
+
+    fn address_space(&self) -> Arc<dyn IoAddressSpace> {
+        Arc::clone(&self.iommu) as _
+    }
+}
+
+impl Drop for KernelFunction {
+    fn drop(&mut self) {
+        // SAFETY: nothing touches `self.device` after this, and this runs once.
+        let device = unsafe { ManuallyDrop::take(&mut self.device) };
+        if !self.path.exists() {
+            // The device was unplugged: the library would unwrap what sysfs no longer says. The kernel closes the file when
+            // the process ends.
+            tracing::warn!(
+                "{}: the device is gone; its descriptor is kept until this process ends",
+                self.label
+            );
+            std::mem::forget(device);
+            return;
+        }
+        if catch_unwind(AssertUnwindSafe(|| drop(device))).is_err() {
+            tracing::warn!("{}: it could not be let go cleanly", self.label);
+        }
+    }
+}
