@@ -4,10 +4,14 @@
 //! handed to a guest, whoever serves it (the kernel, a vfio-user socket, or a fake in a test).
 
 pub mod address;
+pub mod bind;
 pub mod function;
 pub mod kernel;
+pub mod sriov;
+pub mod sysfs;
 
 pub use address::PciAddress;
 pub use function::{
     DmaSource, Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex,
 };
+pub use sysfs::Sysfs;
