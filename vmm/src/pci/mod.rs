@@ -2,6 +2,13 @@
 
 pub mod config_space;
 pub mod device;
+pub mod host_bridge;
+pub mod place;
+pub mod root;
+pub mod root_port;
 
 pub use config_space::{ConfigSpace, Header, Identity, LayoutError};
 pub use device::{BarKind, BarSpec, ConfigEffect, PciDevice, Window};
+pub use place::{Devfn, Place};
+pub use root::Root;
+pub use root_port::RootPort;
