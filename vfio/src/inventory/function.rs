@@ -1,0 +1,250 @@
+//! One function of the host.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::PciAddress;
+use crate::sysfs::{Sysfs, link_name, names, number, read_maybe};
+
+/// What sysfs says of one function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Function {
+    /// Where it is now.
+    pub address: PciAddress,
+    /// Vendor, as in config space.
+    pub vendor: u16,
+    /// Device, as in config space.
+    pub device: u16,
+    /// Subsystem vendor.
+    pub subsystem_vendor: u16,
+    /// Subsystem device.
+    pub subsystem_device: u16,
+    /// Class, subclass and programming interface, 24 bits.
+    pub class: u32,
+    /// Revision.
+    pub revision: u8,
+    /// The driver that holds it.
+    pub driver: Option<String>,
+    /// `driver_override`, where it is set.
+    pub driver_override: Option<String>,
+    /// Its IOMMU group; none without an IOMMU.
+    pub iommu_group: Option<u32>,
+    /// Its NUMA node; none where the firmware does not say.
+    pub numa_node: Option<u32>,
+    /// How the kernel can reset it alone, best first: `flr`, `af_flr`, `pm`, `bus`, ...; empty for not at all.
+    pub reset_methods: Vec<String>,
+    /// Base address registers in use.
+    pub bars: Vec<Bar>,
+    /// The link, of a PCI Express function.
+    pub link: Option<LinkState>,
+    /// Of a physical function that offers virtual ones.
+    pub sriov: Option<Sriov>,
+    /// Of a virtual function, its physical one.
+    pub physical_function: Option<PciAddress>,
+    /// Of a virtual function, its index.
+    pub vf_index: Option<u16>,
+    /// Network interfaces below it.
+    pub interfaces: Vec<String>,
+    /// Block devices below it, `nvme0n1`, `sda`.
+    pub block_devices: Vec<String>,
+}
+
+/// One base address register that decodes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Bar {
+    /// 0 to 5, or 6 for the expansion ROM.
+    pub index: u8,
+    /// First address on the host.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// I/O ports, not memory.
+    pub io: bool,
+    /// 64-bit.
+    pub wide: bool,
+    /// Prefetchable.
+    pub prefetchable: bool,
+}
+
+/// Speed and width of a link, now and at best, as sysfs prints them (`8.0 GT/s PCIe`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkState {
+    /// Speed now.
+    pub speed: String,
+    /// Lanes now.
+    pub width: u8,
+    /// Speed at best.
+    pub max_speed: String,
+    /// Lanes at best.
+    pub max_width: u8,
+}
+
+/// The virtual functions of a physical one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Sriov {
+    /// How many there can be.
+    pub total_vfs: u16,
+    /// How many there are.
+    pub num_vfs: u16,
+    /// Their addresses, by index.
+    pub vfs: Vec<PciAddress>,
+}
+
+impl Function {
+    /// Reads one; none where it is gone.
+    pub(super) fn read(sysfs: &Sysfs, address: PciAddress) -> Option<Self> {
+        let folder = sysfs.device(address);
+        let text = |name: &str| read_maybe(&folder.join(name));
+        let value = |name: &str| number(&text(name)?);
+        let small = |name: &str| u16::try_from(value(name)?).ok();
+        let physical_function = link_name(&folder.join("physfn")).and_then(|name| name.parse().ok());
+        let driver_override = text("driver_override").filter(|text| !text.is_empty() && text != "(null)");
+        Some(Self {
+            address,
+            vendor: small("vendor")?,
+            device: small("device")?,
+            subsystem_vendor: small("subsystem_vendor").unwrap_or(0),
+            subsystem_device: small("subsystem_device").unwrap_or(0),
+            class: u32::try_from(value("class")?).ok()?,
+            revision: value("revision").and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
+            driver: link_name(&folder.join("driver")),
+            driver_override,
+            iommu_group: link_name(&folder.join("iommu_group")).and_then(|name| name.parse().ok()),
+            // -1 where the firmware does not say.
+            numa_node: text("numa_node").and_then(|text| text.parse().ok()),
+            reset_methods: text("reset_method")
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect(),
+            bars: text("resource").map(|text| bars(&text)).unwrap_or_default(),
+            link: link(&folder),
+            sriov: sriov(&folder),
+            vf_index: physical_function.and_then(|pf| vf_index(sysfs, pf, address)),
+            physical_function,
+            interfaces: names(&folder.join("net")),
+            block_devices: block_devices(&folder),
+        })
+    }
+
+    /// A bridge: it belongs to the hierarchy and is never given away.
+    pub fn is_bridge(&self) -> bool {
+        self.class >> 16 == 0x06
+    }
+}
+
+/// The file `resource`: a line a register, `start end flags` in hexadecimal (include/linux/ioport.h). Lines past the sixth
+/// are the ROM and, on a PF, the VFs' registers.
+fn bars(text: &str) -> Vec<Bar> {
+    const IO: u64 = 0x100;
+    const PREFETCH: u64 = 0x2000;
+    const WIDE: u64 = 0x10_0000;
+    let bar = |(index, line): (usize, &str)| {
+        let mut fields = line.split_whitespace().map(number);
+        let (start, end, flags) = (fields.next()??, fields.next()??, fields.next()??);
+        if end <= start {
+            return None;
+        }
+        let size = end.checked_sub(start)?.checked_add(1)?;
+        let index = u8::try_from(index).ok()?;
+        Some(Bar {
+            index,
+            start,
+            size,
+            io: flags & IO != 0,
+            wide: flags & WIDE != 0,
+            prefetchable: flags & PREFETCH != 0,
+        })
+    };
+    text.lines().take(7).enumerate().filter_map(bar).collect()
+}
+
+fn link(folder: &Path) -> Option<LinkState> {
+    let text = |name: &str| read_maybe(&folder.join(name));
+    let lanes = |name: &str| text(name)?.parse().ok();
+    Some(LinkState {
+        speed: text("current_link_speed")?,
+        width: lanes("current_link_width")?,
+        max_speed: text("max_link_speed")?,
+        max_width: lanes("max_link_width")?,
+    })
+}
+
+fn sriov(folder: &Path) -> Option<Sriov> {
+    let value = |name: &str| read_maybe(&folder.join(name))?.parse::<u16>().ok();
+    let total_vfs = value("sriov_totalvfs").filter(|total| *total > 0)?;
+    let vf = |index| link_name(&folder.join(format!("virtfn{index}")))?.parse().ok();
+    Some(Sriov {
+        total_vfs,
+        num_vfs: value("sriov_numvfs").unwrap_or(0),
+        vfs: (0..total_vfs).map_while(vf).collect(),
+    })
+}
+
+fn vf_index(sysfs: &Sysfs, pf: PciAddress, vf: PciAddress) -> Option<u16> {
+    let folder = sysfs.device(pf);
+    let name = vf.to_string();
+    (0..u16::MAX)
+        .map_while(|index| Some((index, link_name(&folder.join(format!("virtfn{index}")))?)))
+        .find(|(_, link)| *link == name)
+        .map(|(index, _)| index)
+}
+
+/// Block devices sit a few folders down: `nvme/nvme0/nvme0n1`, `ata1/host0/target.../block/sda`, `virtio0/block/vda`.
+fn block_devices(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![(folder.to_owned(), 0)];
+    while let Some((at, depth)) = left.pop() {
+        for name in names(&at) {
+            let below = at.join(&name);
+            let real = below.symlink_metadata().is_ok_and(|data| data.is_dir());
+            if !real || depth >= 6 || name.parse::<PciAddress>().is_ok() {
+                continue;
+            }
+            if below.join("queue").is_dir() && below.join("size").exists() {
+                found.push(name);
+            } else {
+                left.push((below, depth + 1));
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn registers_are_read_with_their_kinds() {
+        let text = "0x00000000fe800000 0x00000000fe81ffff 0x0000000000040200\n\
+                    0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
+                    0x000000000000c000 0x000000000000c01f 0x0000000000040101\n\
+                    0x00000000e0000000 0x00000000efffffff 0x000000000014220c\n";
+        let found: Vec<_> =
+            bars(text).iter().map(|bar| (bar.index, bar.size, bar.io, bar.wide, bar.prefetchable)).collect();
+        assert_eq!(
+            found,
+            [
+                (0, 0x20000, false, false, false),
+                (2, 0x20, true, false, false),
+                (3, 0x1000_0000, false, true, true),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_can_panic(text in "[0-9a-fx \n]{0,400}") {
+            bars(&text);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! All PCI functions of the host, as sysfs has them at one moment.
+
+mod function;
+mod group;
+mod names;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use function::{Bar, Function, LinkState, Sriov};
+pub use group::{Group, IommuState, Member};
+pub use names::Names;
+
+use crate::PciAddress;
+use crate::sysfs::{Sysfs, names as entries};
+
+/// A snapshot of the host's functions and their IOMMU groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Inventory {
+    /// Every function, by address.
+    pub functions: BTreeMap<PciAddress, Function>,
+    /// Every IOMMU group, by number. Numbers change from boot to boot.
+    pub groups: BTreeMap<u32, Group>,
+    /// What there is of an IOMMU.
+    pub iommu: IommuState,
+}
+
+impl Inventory {
+    /// Reads all of it. A function that vanishes while it is read is left out; attributes that an older kernel does not have are
+    /// absent.
+    pub fn scan(sysfs: &Sysfs) -> Self {
+        let addresses =
+            entries(&sysfs.path("bus/pci/devices")).into_iter().filter_map(|name| name.parse().ok());
+        let functions: BTreeMap<PciAddress, Function> =
+            addresses.filter_map(|address| Some((address, Function::read(sysfs, address)?))).collect();
+        let mut groups = BTreeMap::<u32, Group>::new();
+        for function in functions.values() {
+            if let Some(number) = function.iommu_group {
+                groups.entry(number).or_insert_with(|| Group { number, members: Vec::new() }).add(function);
+            }
+        }
+        Self { functions, groups, iommu: IommuState::read(sysfs) }
+    }
+
+    /// The function at an address.
+    pub fn function(&self, address: PciAddress) -> Option<&Function> {
+        self.functions.get(&address)
+    }
+
+    /// The IOMMU group of a function.
+    pub fn group_of(&self, address: PciAddress) -> Option<&Group> {
+        self.groups.get(&self.function(address)?.iommu_group?)
+    }
+}
+
+#[cfg(test)]
+mod tests;
