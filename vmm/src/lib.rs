@@ -14,14 +14,17 @@ pub mod bus;
 pub mod cpuid;
 pub mod layout;
 pub mod legacy;
+pub mod machine;
 pub mod mailbox;
 pub mod memory;
 pub mod outcome;
+pub mod passthrough;
 pub mod pci;
 pub mod spec;
 pub mod vcpu;
 pub mod vm;
 
 pub use action::Action;
+pub use machine::Machine;
 pub use outcome::{Crash, Outcome};
 pub use spec::VmSpec;

@@ -10,5 +10,5 @@ pub mod root_port;
 pub use config_space::{ConfigSpace, Header, Identity, LayoutError};
 pub use device::{BarKind, BarSpec, ConfigEffect, PciDevice, Window};
 pub use place::{Devfn, Place};
-pub use root::Root;
+pub use root::{AddError, Root};
 pub use root_port::RootPort;

@@ -1,0 +1,23 @@
+//! What may be asked of a running machine from outside.
+
+use std::sync::Arc;
+
+use crate::mailbox::{Event, Mailbox};
+
+/// Asks a machine to stop, from any thread. Outlives the machine harmlessly.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+impl Handle {
+    /// Ends the machine now, as if its power was cut.
+    pub fn stop(&self) {
+        self.mailbox.post(Event::Stop);
+    }
+
+    /// Presses the power button: a guest that listens shuts down by itself.
+    pub fn press_power_button(&self) {
+        self.mailbox.post(Event::PowerButton);
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a machine could not be built, or could not go on by a fault that is not the guest's.
+
+use std::io;
+
+use crate::{acpi, boot, bus, cpuid, memory, passthrough, pci, vm};
+
+/// Each part's own error, which says what was being done to which object.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM.
+    #[error(transparent)]
+    Vm(#[from] vm::Error),
+    /// Guest RAM.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// Kernel, initial RAM disk or command line.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// Processor identification.
+    #[error(transparent)]
+    Cpuid(#[from] cpuid::Error),
+    /// ACPI tables.
+    #[error(transparent)]
+    Acpi(#[from] acpi::Error),
+    /// A function that finds no place in the hierarchy.
+    #[error(transparent)]
+    Place(#[from] pci::AddError),
+    /// A chipset function that contradicts itself.
+    #[error(transparent)]
+    Layout(#[from] pci::LayoutError),
+    /// More slots than root ports.
+    #[error("A guest has at most 30 slots for PCI functions")]
+    TooManySlots,
+    /// A host function that the kernel or its server cannot serve.
+    #[error(transparent)]
+    Function(#[from] vfio::Error),
+    /// A host function that cannot be given to the guest.
+    #[error(transparent)]
+    Passthrough(#[from] passthrough::Error),
+    /// Two devices at one address.
+    #[error(transparent)]
+    Bus(#[from] bus::Overlap),
+    /// A call on the host failed.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(super) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+}

@@ -1,0 +1,98 @@
+//! What the machine's own thread waits for: one epoll over the mailbox, the console and the devices' descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+
+/// Who is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The mailbox has something in it.
+    Mailbox,
+    /// The console has input.
+    ConsoleInput,
+    /// The guest has emptied the console's receive buffer.
+    ConsoleDrained,
+    /// A device's descriptor; the index is the one that `watch` was given.
+    Device(u32),
+}
+
+impl Source {
+    fn token(self) -> u64 {
+        match self {
+            Self::Mailbox => 0,
+            Self::ConsoleInput => 1,
+            Self::ConsoleDrained => 2,
+            Self::Device(index) => 0x100 + u64::from(index),
+        }
+    }
+
+    fn of(token: u64) -> Option<Self> {
+        match token {
+            0 => Some(Self::Mailbox),
+            1 => Some(Self::ConsoleInput),
+            2 => Some(Self::ConsoleDrained),
+            _ => u32::try_from(token.checked_sub(0x100)?).ok().map(Self::Device),
+        }
+    }
+}
+
+/// The set of descriptors that are waited for.
+pub(super) struct Events {
+    epoll: std::os::fd::OwnedFd,
+}
+
+impl Events {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+    }
+
+    /// Waits for `fd` to become readable from now on. False where it never blocks (a regular file): poll it once.
+    pub(super) fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<bool> {
+        let data = epoll::EventData::new_u64(source.token());
+        match epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::PERM) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for it no more.
+    pub(super) fn forget(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        match epoll::delete(&self.epoll, fd) {
+            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::PERM) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sleeps until something is ready.
+    pub(super) fn wait(&self) -> io::Result<Vec<Source>> {
+        let mut ready = Vec::with_capacity(32);
+        match epoll::wait(&self.epoll, spare_capacity(&mut ready), None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(ready.iter().filter_map(|event| Source::of(event.data.u64())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_lead_back_to_their_sources() {
+        for source in [
+            Source::Mailbox,
+            Source::ConsoleInput,
+            Source::ConsoleDrained,
+            Source::Device(0),
+            Source::Device(u32::MAX),
+        ] {
+            assert_eq!(Source::of(source.token()), Some(source));
+        }
+        assert_eq!(Source::of(3), None);
+    }
+}

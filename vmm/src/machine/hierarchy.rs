@@ -1,0 +1,149 @@
+//! The guest's PCI hierarchy: chipset functions, and each slot's functions behind a root port of their own.
+
+use std::io;
+use std::sync::Arc;
+
+use vfio::IoAddressSpace;
+
+use super::Error;
+use super::events::{Events, Source};
+use crate::memory::GuestRam;
+use crate::passthrough::{PassthroughDevice, Placement, map_guest_ram};
+use crate::pci::{Devfn, PciDevice, Place, Root, RootPort, host_bridge};
+use crate::spec::Slot;
+use crate::vcpu::Buses;
+use crate::vm::Vm;
+use crate::{Action, acpi, layout};
+
+/// Root ports take the devices from here on, one each, up to the chipset's at the end.
+const FIRST_PORT: u8 = 1;
+/// The last one.
+const LAST_PORT: u8 = 30;
+/// LPC bridge.
+const LPC: u8 = 31;
+
+/// A descriptor that the machine's loop watches, and whose it is.
+struct Watch {
+    device: Arc<dyn PciDevice>,
+    token: u64,
+}
+
+/// All PCI functions of the guest.
+pub(super) struct Hierarchy {
+    root: Arc<Root>,
+    watches: Vec<Watch>,
+    ram_size: u64,
+    address_bits: u8,
+}
+
+impl Hierarchy {
+    /// Builds it, with guest RAM mapped for the functions' DMA. `address_bits` is the width of guest physical addresses.
+    pub(super) fn build(
+        vm: &Arc<Vm>,
+        ram: &GuestRam,
+        buses: &Buses,
+        slots: Vec<Slot>,
+        address_bits: u8,
+    ) -> Result<Self, Error> {
+        let root = Arc::new(Root::new(Arc::clone(&buses.mmio), Arc::clone(&buses.pio)));
+        root.attach()?;
+        let ram_end = ram.regions().map(|region| region.guest_address + region.size).max().unwrap_or(0);
+        if ram_end > layout::HIGH_RAM_START {
+            root.reserve(layout::HIGH_RAM_START..ram_end);
+        }
+        root.reserve(1_u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX)..u64::MAX);
+        root.add(Place::Root(Devfn(0)), Arc::new(host_bridge::host_bridge()))?;
+        if let Some(devfn) = Devfn::new(LPC, 0) {
+            root.add(Place::Root(devfn), Arc::new(host_bridge::lpc_bridge()))?;
+        }
+        map_guest_ram(ram, &spaces(&slots))?;
+        let mut hierarchy = Self { root, watches: Vec::new(), ram_size: ram.size(), address_bits };
+        for (slot, port) in slots.into_iter().zip(FIRST_PORT..) {
+            hierarchy.add_slot(vm, slot, port)?;
+        }
+        Ok(hierarchy)
+    }
+
+    fn add_slot(&mut self, vm: &Arc<Vm>, slot: Slot, device: u8) -> Result<(), Error> {
+        let devfn = Devfn::new(device, 0).filter(|_| device <= LAST_PORT).ok_or(Error::TooManySlots)?;
+        self.root.add(Place::Root(devfn), Arc::new(RootPort::new(device.into(), true)?))?;
+        let multifunction = slot.functions.len() > 1;
+        for (function, number) in slot.functions.into_iter().zip(0..) {
+            function.reset().or_else(|error| reset_not_possible(&*function, error))?;
+            let placement = Placement {
+                intx_gsi: layout::intx_gsi(device, 0),
+                multifunction,
+                rom: false,
+                peer_to_peer: false,
+            };
+            let device: Arc<dyn PciDevice> = Arc::new(PassthroughDevice::new(vm, function, placement)?);
+            self.root.add(Place::Behind { port: devfn, function: number }, Arc::clone(&device))?;
+            for (_, token) in device.watched() {
+                self.watches.push(Watch { device: Arc::clone(&device), token });
+            }
+        }
+        Ok(())
+    }
+
+    /// Places all BARs as firmware would, and says where they may be.
+    pub(super) fn program(&self) -> Result<acpi::Windows, Error> {
+        let _ = (self.ram_size, self.address_bits);
+        Ok(acpi::Windows { mmio32: layout::MMIO32_START..layout::MMIO32_END, mmio64: None })
+    }
+
+    /// Has the loop watch what the devices want watched.
+    pub(super) fn watch(&self, events: &Events) -> io::Result<()> {
+        for (watch, index) in self.watches.iter().zip(0..) {
+            for (fd, token) in watch.device.watched() {
+                if token == watch.token {
+                    events.watch(fd, Source::Device(index))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A watched descriptor is readable.
+    pub(super) fn ready(&self, index: u32) -> Action {
+        let watch = usize::try_from(index).ok().and_then(|index| self.watches.get(index));
+        watch.map_or(Action::None, |watch| watch.device.ready(watch.token))
+    }
+
+    /// Takes a function out of the guest, by its label; it finds nothing there any more.
+    pub(super) fn detach(&mut self, label: &str) {
+        for (place, device) in self.root.devices() {
+            if device.label() == label {
+                self.root.remove(place);
+                self.watches.retain(|watch| !Arc::ptr_eq(&watch.device, &device));
+            }
+        }
+    }
+
+    /// All functions back to power-on.
+    pub(super) fn reset(&self) {
+        for failure in self.root.reset() {
+            tracing::warn!("{}: {}", failure.device, failure.why);
+        }
+    }
+}
+
+/// A function that cannot be reset alone may still be given away; one that fails to reset may not.
+fn reset_not_possible(function: &dyn vfio::PciFunction, error: vfio::Error) -> Result<(), vfio::Error> {
+    if function.can_reset() {
+        return Err(error);
+    }
+    tracing::warn!("{}: it goes to the guest without a reset: {error}", function.label());
+    Ok(())
+}
+
+/// Each address space once.
+fn spaces(slots: &[Slot]) -> Vec<Arc<dyn IoAddressSpace>> {
+    let mut spaces: Vec<Arc<dyn IoAddressSpace>> = Vec::new();
+    for function in slots.iter().flat_map(|slot| &slot.functions) {
+        let space = function.address_space();
+        if !spaces.iter().any(|known| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(&space))) {
+            spaces.push(space);
+        }
+    }
+    spaces
+}

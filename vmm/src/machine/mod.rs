@@ -1,0 +1,307 @@
+//! The machine: builds all parts, and owns every transition.
+//!
+//! ```text
+//!            new            run                    guest reset
+//!   VmSpec -------> built ---------> running ------------------> resetting --+
+//!                                      ^  |                                  |
+//!                                      +--|----------------------------------+
+//!                                         | power-off, crash, stop, device error
+//!                                         v
+//!                                      stopped: vCPUs joined, devices reset, memory let go
+//! ```
+
+mod console;
+mod control;
+mod error;
+mod events;
+mod hierarchy;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+pub use control::Handle;
+pub use error::Error;
+
+use console::ConsoleInput;
+use events::{Events, Source};
+use hierarchy::Hierarchy;
+
+use crate::bus::Bus;
+use crate::legacy::{self, Cmos, I8042, PowerManagement, SerialPort, ports};
+use crate::mailbox::{Event, Mailbox};
+use crate::memory::{GuestRam, KvmSlots};
+use crate::spec::{OnDeviceError, OnReset, Resources};
+use crate::vcpu::{self, Buses, Vcpu};
+use crate::vm::{IrqchipState, Vm};
+use crate::{Action, Outcome, VmSpec, acpi, boot, cpuid, layout};
+
+/// A machine that is built and not yet running.
+pub struct Machine {
+    spec: VmSpec,
+    vm: Arc<Vm>,
+    ram: Arc<GuestRam>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Machine {
+    /// Makes the virtual machine and its memory.
+    pub fn new(spec: VmSpec) -> Result<Self, Error> {
+        let vm = Arc::new(Vm::new()?);
+        let ram = Arc::new(GuestRam::new(&spec.memory)?);
+        ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
+        let mailbox = Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?;
+        Ok(Self { spec, vm, ram, mailbox: Arc::new(mailbox) })
+    }
+
+    /// The KVM VFIO device, for opening the functions that [`Resources::slots`] will hold.
+    pub fn vfio_device(&self) -> Result<OwnedFd, Error> {
+        Ok(self.vm.vfio_device()?)
+    }
+
+    /// For stopping it while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { mailbox: Arc::clone(&self.mailbox) }
+    }
+
+    /// Runs the guest to its end. Whatever the end, devices are reset and let go before this returns.
+    pub fn run(self, resources: Resources) -> Result<Outcome, Error> {
+        vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
+        let mut running = Running::build(self, resources)?;
+        let result = running.power_on().and_then(|()| running.serve());
+        running.stop();
+        result
+    }
+}
+
+/// A machine with all its parts.
+struct Running {
+    machine: Machine,
+    kernel: File,
+    initrd: Option<File>,
+    hierarchy: Hierarchy,
+    pm: Arc<PowerManagement>,
+    console: ConsoleInput,
+    events: Events,
+    irqchip: Option<IrqchipState>,
+    vcpus: Vec<Arc<Vcpu>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    fn build(machine: Machine, resources: Resources) -> Result<Self, Error> {
+        let Resources { kernel, initrd, console, slots } = resources;
+        let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
+        let resettable = machine.spec.on_reset == OnReset::Restart;
+        let irqchip = resettable.then(|| machine.vm.irqchip_state()).transpose()?;
+
+        let pm = Arc::new(power_management(&machine.vm));
+        let serial = SerialPort::new(&machine.vm, console.output)?;
+        insert_legacy(&buses, &machine.ram, &pm, &serial)?;
+
+        let template = cpuid::Template::new(machine.vm.kvm(), machine.spec.cpus)?;
+        let address_bits = cpuid::physical_address_bits(machine.vm.kvm());
+        let hierarchy = Hierarchy::build(&machine.vm, &machine.ram, &buses, slots, address_bits)?;
+
+        let events = Events::new().map_err(Error::io("Making the machine's event loop"))?;
+        let failed = Error::io("Watching the machine's descriptors");
+        let console = events
+            .watch(&*machine.mailbox, Source::Mailbox)
+            .and_then(|_| hierarchy.watch(&events))
+            .and_then(|()| ConsoleInput::new(serial, console.input, &events))
+            .map_err(failed)?;
+
+        let mut running = Self {
+            machine,
+            kernel,
+            initrd,
+            hierarchy,
+            pm,
+            console,
+            events,
+            irqchip,
+            vcpus: Vec::new(),
+            threads: Vec::new(),
+        };
+        running.make_vcpus(&template, &buses, resettable)?;
+        Ok(running)
+    }
+
+    fn make_vcpus(
+        &mut self,
+        template: &cpuid::Template,
+        buses: &Buses,
+        resettable: bool,
+    ) -> Result<(), Error> {
+        let machine = &self.machine;
+        for index in 0..machine.spec.cpus.count() {
+            let (apic_id, cpuid) = (template.apic_id(index), template.for_vcpu(index)?);
+            let vcpu = Vcpu::new(&machine.vm, index, apic_id, &cpuid, resettable)?;
+            let (ram, mailbox) = (Arc::clone(&machine.ram), Arc::clone(&machine.mailbox));
+            let thread =
+                vcpu.spawn(ram, buses.clone(), mailbox).map_err(Error::io("Starting a vCPU thread"))?;
+            self.vcpus.push(vcpu);
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Places BARs, writes tables and kernel into memory, and lets the boot processor at it.
+    fn power_on(&mut self) -> Result<(), Error> {
+        let Machine { spec, ram, .. } = &self.machine;
+        let windows = self.hierarchy.program()?;
+        let rsdp = acpi::write(ram.memory(), &acpi::AcpiSpec { cpus: spec.cpus, windows })?;
+        let entry = boot::load(
+            ram.memory(),
+            ram.size(),
+            &mut self.kernel,
+            self.initrd.as_mut(),
+            &spec.cmdline,
+            rsdp,
+        )?;
+        if let Some(first) = self.vcpus.first() {
+            first.enter_at(&entry)?;
+        }
+        for vcpu in &self.vcpus {
+            vcpu.resume();
+        }
+        Ok(())
+    }
+
+    /// Waits, and does what is asked for, until the end.
+    fn serve(&mut self) -> Result<Outcome, Error> {
+        loop {
+            let ready = self.events.wait().map_err(Error::io("Waiting for events"))?;
+            for source in ready {
+                let end = match source {
+                    Source::Mailbox => self.take_mail()?,
+                    Source::ConsoleInput => {
+                        self.console.readable(&self.events).map_err(Error::io("Reading the console"))?;
+                        None
+                    }
+                    Source::ConsoleDrained => {
+                        self.console.drained(&self.events).map_err(Error::io("Reading the console"))?;
+                        None
+                    }
+                    Source::Device(index) => {
+                        let action = self.hierarchy.ready(index);
+                        self.act(action)?
+                    }
+                };
+                if let Some(outcome) = end {
+                    return Ok(outcome);
+                }
+            }
+        }
+    }
+
+    fn take_mail(&mut self) -> Result<Option<Outcome>, Error> {
+        for event in self.machine.mailbox.take() {
+            let end = match event {
+                Event::Action(action) => self.act(action)?,
+                Event::Crash(crash) => Some(Outcome::Crash(crash)),
+                Event::Stop => Some(Outcome::Stopped),
+                Event::PowerButton => {
+                    self.pm.press_power_button();
+                    None
+                }
+            };
+            if end.is_some() {
+                return Ok(end);
+            }
+        }
+        Ok(None)
+    }
+
+    fn act(&mut self, action: Action) -> Result<Option<Outcome>, Error> {
+        match action {
+            Action::None => Ok(None),
+            Action::PowerOff => Ok(Some(Outcome::PowerOff)),
+            Action::Reset => self.reset(),
+            Action::DeviceError { device, what } => self.device_error(device, what),
+        }
+    }
+
+    fn device_error(&mut self, device: String, what: String) -> Result<Option<Outcome>, Error> {
+        match self.machine.spec.on_device_error {
+            OnDeviceError::Ignore => {
+                tracing::warn!("{device}: {what}; ignored, as `on-device-error: ignore` asks");
+                Ok(None)
+            }
+            OnDeviceError::Stop => Ok(Some(Outcome::DeviceError { device, what })),
+            OnDeviceError::Reset => {
+                tracing::warn!("{device}: {what}; the guest is reset, as `on-device-error: reset` asks");
+                self.reset()
+            }
+            OnDeviceError::Detach => {
+                tracing::warn!(
+                    "{device}: {what}; it is taken from the guest, as `on-device-error: detach` asks"
+                );
+                self.hierarchy.detach(&device);
+                Ok(None)
+            }
+        }
+    }
+
+    fn reset(&mut self) -> Result<Option<Outcome>, Error> {
+        let Some(irqchip) = &self.irqchip else { return Ok(Some(Outcome::Reset)) };
+        tracing::info!("The guest resets");
+        for vcpu in &self.vcpus {
+            vcpu.park();
+        }
+        self.hierarchy.reset();
+        self.pm.reset();
+        self.machine.vm.restore_irqchip(irqchip)?;
+        for vcpu in &self.vcpus {
+            vcpu.reset()?;
+        }
+        self.power_on()?;
+        Ok(None)
+    }
+
+    /// Ends the processors first: nothing may touch a device while it is let go.
+    fn stop(&mut self) {
+        for vcpu in &self.vcpus {
+            vcpu.end();
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("A vCPU thread ended by a fault of ours");
+            }
+        }
+        self.hierarchy.reset();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.stop();
+        }
+    }
+}
+
+fn power_management(vm: &Arc<Vm>) -> PowerManagement {
+    let vm = Arc::clone(vm);
+    PowerManagement::new(Box::new(move |asserted| {
+        if let Err(error) = vm.set_line(layout::SCI_IRQ, asserted) {
+            tracing::error!("The interrupt of ACPI events: {error}");
+        }
+    }))
+}
+
+fn insert_legacy(
+    buses: &Buses,
+    ram: &GuestRam,
+    pm: &Arc<PowerManagement>,
+    serial: &Arc<SerialPort>,
+) -> Result<(), Error> {
+    let pio = &buses.pio;
+    pio.insert(ports::COM1.into(), 8, Arc::clone(serial) as _)?;
+    pio.insert(ports::CMOS.into(), 2, Arc::new(Cmos::new(ram.size())))?;
+    pio.insert(ports::I8042_DATA.into(), 1, Arc::new(I8042::Data))?;
+    pio.insert(ports::I8042_COMMAND.into(), 1, Arc::new(I8042::Command))?;
+    pio.insert(layout::PMBASE.into(), legacy::PM_BLOCK_SIZE.into(), Arc::clone(pm) as _)?;
+    Ok(())
+}
