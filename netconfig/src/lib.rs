@@ -1,1 +1,15 @@
-//! (being written)
+//! The host's links over netlink: VF attributes, requested, accepted and read back.
+//!
+//! [`Network`] is the way in; `blocking` runs one of its calls where there is no runtime.
+#![forbid(unsafe_code)]
+
+pub mod blocking;
+pub mod link;
+pub mod mac;
+mod network;
+pub mod vf;
+
+pub use link::Link;
+pub use mac::MacAddress;
+pub use network::{Error, Network};
+pub use vf::{Attribute, LinkMode, Report, Verdict, VfAttributes, VfState, VlanProtocol};

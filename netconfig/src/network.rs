@@ -1,0 +1,159 @@
+//! A connection to the kernel's links (rtnetlink).
+
+use std::io;
+
+use futures_util::StreamExt;
+use rtnetlink::Handle;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::link::{LinkExtentMask, LinkMessage};
+use tokio::task::JoinHandle;
+
+use crate::link::{self, Link};
+use crate::vf::{self, Report, Request, VfAttributes, VfState};
+
+/// A link could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No netlink socket is to be had.
+    #[error("Opening a netlink socket: {0}")]
+    Socket(io::Error),
+    /// The kernel refused.
+    #[error("{link}: {doing}: {source}")]
+    Refused {
+        /// The link's name.
+        link: String,
+        /// What was being done.
+        doing: String,
+        /// The errno.
+        source: io::Error,
+    },
+    /// No such link.
+    #[error("{0}: there is no such network interface")]
+    Absent(String),
+    /// No such VF.
+    #[error("{link}: there is no VF {vf}; it has {count}")]
+    NoVf {
+        /// The PF's name.
+        link: String,
+        /// The index.
+        vf: u32,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+/// The host's links. Its task ends with it.
+pub struct Network {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Network {
+    /// Opens a socket in the network namespace of this thread; must be called within a tokio runtime.
+    pub fn open() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+        Ok(Self { handle, task: tokio::spawn(connection) })
+    }
+
+    /// A link by its name.
+    pub async fn link(&self, name: &str) -> Result<Link, Error> {
+        self.message(name).await.map(|message| Link::of(&message))
+    }
+
+    /// All links.
+    pub async fn links(&self) -> Result<Vec<Link>, Error> {
+        let mut answers = std::pin::pin!(self.handle.link().get().execute());
+        let mut links = Vec::new();
+        while let Some(answer) = answers.next().await {
+            links.push(Link::of(&answer.map_err(|error| refused("all links", "reading them", error))?));
+        }
+        Ok(links)
+    }
+
+    /// Administratively up or down.
+    pub async fn set_up(&self, name: &str, up: bool) -> Result<(), Error> {
+        let index = self.link(name).await?.index;
+        let doing = if up { "bringing it up" } else { "taking it down" };
+        let result = self.handle.link().set(link::up_message(index, up)).execute().await;
+        result.map_err(|error| refused(name, doing, error))
+    }
+
+    /// The VFs of a PF, by index.
+    pub async fn vfs(&self, pf: &str) -> Result<Vec<VfState>, Error> {
+        Ok(vf::of_link(&self.message(pf).await?))
+    }
+
+    /// One VF of a PF.
+    pub async fn vf(&self, pf: &str, id: u32) -> Result<VfState, Error> {
+        let vfs = self.vfs(pf).await?;
+        let count = vfs.len();
+        vfs.into_iter().find(|vf| vf.id == id).ok_or_else(|| Error::NoVf {
+            link: pf.to_owned(),
+            vf: id,
+            count,
+        })
+    }
+
+    /// Sets attributes of a VF, each for itself, reads them back, and says of each what became of it.
+    pub async fn set_vf(&self, pf: &str, id: u32, wanted: &VfAttributes) -> Result<Vec<Report>, Error> {
+        let before = self.vf(pf, id).await?;
+        self.send(pf, id, vf::requests(id, wanted, &before)).await
+    }
+
+    /// Puts a VF back to what was read of it before; what is so already is left alone.
+    pub async fn restore_vf(&self, pf: &str, before: &VfState) -> Result<Vec<Report>, Error> {
+        let now = self.vf(pf, before.id).await?;
+        self.send(pf, before.id, vf::restore_requests(before, &now)).await
+    }
+
+    async fn send(&self, pf: &str, id: u32, requests: Vec<Request>) -> Result<Vec<Report>, Error> {
+        let index = self.link(pf).await?.index;
+        let mut results = Vec::with_capacity(requests.len());
+        for request in requests {
+            let result = self.handle.link().set(request.message(index)).execute().await;
+            results.push((request, result.map_err(|error| errno(&error))));
+        }
+        let after = self.vf(pf, id).await?;
+        let reports = results.into_iter().flat_map(|(request, result)| {
+            let after = &after;
+            request.attributes.into_iter().map(move |(attribute, requested)| match &result {
+                Ok(()) => Report::accepted(attribute, requested, after),
+                Err(error) => Report::refused(attribute, requested, after, error),
+            })
+        });
+        Ok(reports.collect())
+    }
+
+    /// A link with all that is known of its VFs (RTEXT_FILTER_VF).
+    async fn message(&self, name: &str) -> Result<LinkMessage, Error> {
+        let request = self.handle.link().get().match_name(name);
+        let request = request.set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::Vf]);
+        let mut answers = std::pin::pin!(request.execute());
+        match answers.next().await {
+            Some(Ok(message)) => Ok(message),
+            Some(Err(error)) if errno(&error).raw_os_error() == Some(19) => {
+                Err(Error::Absent(name.to_owned()))
+            }
+            Some(Err(error)) => Err(refused(name, "reading it", error)),
+            None => Err(Error::Absent(name.to_owned())),
+        }
+    }
+}
+
+fn refused(link: &str, doing: &str, error: rtnetlink::Error) -> Error {
+    Error::Refused { link: link.to_owned(), doing: doing.to_owned(), source: errno(&error) }
+}
+
+/// The errno in the kernel's answer, or the library's own words.
+fn errno(error: &rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}
