@@ -175,3 +175,33 @@ fn already_locked(status: &str) -> u64 {
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "Name:\tx\nVmLck:\t    64 kB\nVmPin:\t     8 kB\nCapEff:\t0000000000004000\n";
+
+    #[test]
+    fn what_is_locked_is_counted_once() {
+        assert_eq!(already_locked(STATUS), 64 << 10);
+        assert_eq!(already_locked(""), 0);
+    }
+
+    #[test]
+    fn the_capability_to_lock_is_one_bit() {
+        assert!(may_lock_all(STATUS));
+        assert!(!may_lock_all(&STATUS.replace("4000", "b000")));
+        assert!(!may_lock_all("CapEff:\tgarbage"));
+    }
+
+    #[test]
+    fn a_region_must_lie_in_one_range() {
+        let valid = [0..=0xfff, 0x2000..=0x2fff];
+        assert!(check_range(0x2000, 0x1000, &valid).is_ok());
+        for (start, size) in [(0x800, 0x1000), (0x800, 0x2000), (u64::MAX, 2)] {
+            assert!(check_range(start, size, &valid).is_err());
+        }
+        assert!(check_range(0, 1, &[]).unwrap_err().to_string().contains("maps only nothing"));
+    }
+}

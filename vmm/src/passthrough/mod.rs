@@ -27,3 +27,8 @@ mod vector;
 pub use device::{PassthroughDevice, Placement};
 pub use dma::map_guest_ram;
 pub use error::Error;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
