@@ -6,6 +6,7 @@
 pub mod address;
 pub mod bind;
 pub mod function;
+pub mod in_use;
 pub mod inventory;
 pub mod kernel;
 pub mod sriov;

@@ -94,7 +94,8 @@ mod tests {
         assert_eq!(names.device(0x8086, 0x10ca), Some("A new name"));
         assert_eq!(names.device(0x8086, 0x10c9), Some("82576 Gigabit Network Connection"));
         assert_eq!(names.class(0x02_0000), Some("Ethernet controller"));
-        let nobody = (1..u16::MAX).find(|id| pci_ids::Vendors::iter().all(|vendor| vendor.id() != *id)).unwrap();
+        let nobody =
+            (1..u16::MAX).find(|id| pci_ids::Vendors::iter().all(|vendor| vendor.id() != *id)).unwrap();
         assert_eq!(names.vendor(nobody), None);
     }
 }
