@@ -187,8 +187,12 @@ impl Bar {
             .collect();
         let parts = mappable(&info.mmap, info.size, &holes)
             .into_iter()
-            .map(|area| Mapping::new(function, region, area, info.writable))
-            .collect::<Result<_, _>>()?;
+            .filter_map(|area| {
+                // All of it can still be reached by exits.
+                let warn = |error: &Error| tracing::warn!("BAR {index}: {error}; its accesses are slow");
+                Mapping::new(function, region, area, info.writable).inspect_err(warn).ok()
+            })
+            .collect();
         Ok(Self { index, writable: info.writable, parts, base: None, slots: Vec::new(), dma: Vec::new() })
     }
 

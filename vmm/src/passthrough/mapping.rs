@@ -29,18 +29,20 @@ impl Mapping {
         area: MmapArea,
         writable: bool,
     ) -> Result<Self, Error> {
-        let label = function.label();
-        let failed = || Error::host(label, "Mapping a BAR");
+        let failed = |error| Error::host(function.label(), "Mapping a BAR")(error);
         let (file, offset) = function.mmap_source(index, area)?;
-        let length = usize::try_from(area.size).map_err(io::Error::other).map_err(failed())?;
-        let offset = libc::off_t::try_from(offset).map_err(io::Error::other).map_err(failed())?;
+        let length = usize::try_from(area.size).map_err(io::Error::other).map_err(failed)?;
+        let file_offset = libc::off_t::try_from(offset).map_err(io::Error::other).map_err(failed)?;
         let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let address = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file.as_raw_fd(), offset)
-        };
+        let place = reserve(length, area).map_err(failed)?;
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: the mapping replaces the reservation that was just made for it, and nothing else.
+        let address = unsafe { libc::mmap(place, length, protection, flags, file.as_raw_fd(), file_offset) };
         if address == libc::MAP_FAILED {
-            return Err(failed()(io::Error::last_os_error()));
+            let error = io::Error::last_os_error();
+            // SAFETY: what is still the reservation is ours alone.
+            unsafe { libc::munmap(place, length) };
+            return Err(failed(error));
         }
         Ok(Self { address: address.cast(), area })
     }
@@ -60,6 +62,35 @@ impl Drop for Mapping {
         // SAFETY: `new` made this mapping with this length, and who shared its address has taken it back.
         unsafe { libc::munmap(self.address.cast(), length) };
     }
+}
+
+/// Addresses for `length` bytes. Those of a large area lie as its bytes lie in the BAR, so that the host can map 2 MiB or
+/// 1 GiB at once (BARs are naturally aligned in the host's addresses, and the planner aligns them in the guest's).
+fn reserve(length: usize, area: MmapArea) -> io::Result<*mut libc::c_void> {
+    let alignment = match area.size {
+        0x4000_0000.. => 0x4000_0000,
+        0x20_0000.. => 0x20_0000,
+        _ => PAGE,
+    };
+    let alignment = usize::try_from(alignment).map_err(io::Error::other)?;
+    let phase = usize::try_from(area.offset).map_err(io::Error::other)? % alignment;
+    let whole = length.checked_add(alignment).ok_or(io::ErrorKind::OutOfMemory)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // At most `alignment` further, as the start is a multiple of pages and so is the phase.
+    let skip = phase.wrapping_sub(start.addr()) % alignment;
+    let place = start.wrapping_byte_add(skip);
+    for (rest, size) in [(start, skip), (place.wrapping_byte_add(length), alignment - skip)] {
+        if size > 0 {
+            // SAFETY: both ends are parts of the reservation that nobody knows of.
+            unsafe { libc::munmap(rest, size) };
+        }
+    }
+    Ok(place)
 }
 
 /// What of `areas` may be mapped when the pages of `holes` (start, length) must be trapped. Page-aligned, ascending.
@@ -112,6 +143,21 @@ mod tests {
         assert_eq!(mappable(&whole, 0x4000, &[(0x1ff8, 16)]), [area(0, 0x1000), area(0x3000, 0x1000)]);
         assert_eq!(mappable(&whole, 0x4000, &[(0x3000, 0x50), (0x3800, 8)]), [area(0, 0x3000)]);
         assert_eq!(mappable(&whole, 0x4000, &[(0, 0x4000)]), []);
+    }
+
+    #[test]
+    fn large_areas_lie_in_memory_as_in_the_bar() {
+        for (area, alignment) in [
+            (area(0x3000, 0x1000), 0x1000),
+            (area(0x1000, 0x30_0000), 0x20_0000),
+            (area(0x20_1000, 3 << 30), 1 << 30),
+        ] {
+            let length = usize::try_from(area.size).unwrap();
+            let place = reserve(length, area).unwrap();
+            assert_eq!(place.addr() as u64 % alignment, area.offset % alignment);
+            // SAFETY: the reservation is ours.
+            assert_eq!(unsafe { libc::munmap(place, length) }, 0);
+        }
     }
 
     #[test]
