@@ -1,1 +1,10 @@
-//! (being written)
+//! The composition root: the appliance file, the plan, applying it, and the command line.
+//!
+//! The way of the data: file -> [`config::Config`] -> [`plan::Plan`] -> host state -> `vmm::VmSpec` -> guest.
+
+pub mod apply;
+pub mod cli;
+pub mod config;
+pub mod guest;
+pub mod host;
+pub mod plan;

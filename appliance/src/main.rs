@@ -1,1 +1,7 @@
-fn main() {}
+//! `throughway`: see `throughway --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    throughway::cli::main()
+}

@@ -111,18 +111,16 @@ impl Usage {
         let mut found = BTreeSet::new();
         let mut left = vec![disk.to_owned()];
         while let Some(name) = left.pop() {
+            if !found.insert(name.clone()) {
+                continue;
+            }
             let folder = self.sysfs.path("class/block").join(&name);
             left.extend(names(&folder.join("holders")));
-            left.extend(
-                names(&folder)
-                    .into_iter()
-                    .filter(|part| part.starts_with(&name) && folder.join(part).join("partition").exists()),
-            );
+            let partition =
+                |part: &String| part.starts_with(&name) && folder.join(part).join("partition").exists();
+            left.extend(names(&folder).into_iter().filter(partition));
             if let Some(mapped) = crate::sysfs::read_maybe(&folder.join("dm/name")) {
                 found.insert(format!("mapper/{mapped}"));
-            }
-            if !found.insert(name) {
-                continue;
             }
         }
         found

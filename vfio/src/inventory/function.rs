@@ -13,6 +13,8 @@ use crate::sysfs::{Sysfs, link_name, names, number, read_maybe};
 pub struct Function {
     /// Where it is now.
     pub address: PciAddress,
+    /// Devices and functions from the root on, `00:01.0/00.0`: where it is plugged in. Survives renumbering of buses.
+    pub path: Option<String>,
     /// Vendor, as in config space.
     pub vendor: u16,
     /// Device, as in config space.
@@ -106,6 +108,7 @@ impl Function {
         let driver_override = text("driver_override").filter(|text| !text.is_empty() && text != "(null)");
         Some(Self {
             address,
+            path: path_from_root(&folder),
             vendor: small("vendor")?,
             device: small("device")?,
             subsystem_vendor: small("subsystem_vendor").unwrap_or(0),
@@ -162,6 +165,16 @@ fn bars(text: &str) -> Vec<Bar> {
         })
     };
     text.lines().take(7).enumerate().filter_map(bar).collect()
+}
+
+/// From where the kernel keeps it: `.../pci0000:00/0000:00:01.0/0000:01:00.0`.
+fn path_from_root(folder: &Path) -> Option<String> {
+    let real = std::fs::canonicalize(folder).ok()?;
+    let steps: Vec<PciAddress> = real.iter().filter_map(|part| part.to_str()?.parse().ok()).collect();
+    let (first, rest) = steps.split_first()?;
+    let domain = if first.domain == 0 { String::new() } else { format!("{:04x}:", first.domain) };
+    let root = format!("{domain}{:02x}:{:02x}.{:x}", first.bus, first.device, first.function);
+    Some(rest.iter().fold(root, |path, step| format!("{path}/{:02x}.{:x}", step.device, step.function)))
 }
 
 fn link(folder: &Path) -> Option<LinkState> {

@@ -78,6 +78,22 @@ fn a_group_names_the_members_that_keep_it_from_being_viable() {
 }
 
 #[test]
+fn a_path_follows_the_bridges() {
+    let root = tempfile::tempdir().unwrap();
+    add(&root.path().join("seed"), "0000:03:00.1", "0x020000", None, 3);
+    let real = root.path().join("devices/pci0000:00/0000:00:1c.4/0000:02:01.0/0000:03:00.1");
+    fs::create_dir_all(real.parent().unwrap()).unwrap();
+    fs::rename(root.path().join("seed/bus/pci/devices/0000:03:00.1"), &real).unwrap();
+    fs::create_dir_all(root.path().join("bus/pci/devices")).unwrap();
+    symlink(&real, root.path().join("bus/pci/devices/0000:03:00.1")).unwrap();
+
+    let inventory = Inventory::scan(&Sysfs::at(root.path()));
+
+    let path = inventory.function(address("03:00.1")).unwrap().path.as_deref();
+    assert_eq!(path, Some("00:1c.4/01.0/00.1"));
+}
+
+#[test]
 fn interrupt_remapping_is_read_from_the_units() {
     let root = tempfile::tempdir().unwrap();
     for (unit, ecap) in [("dmar0", "f00f5a"), ("dmar1", "f00f52")] {

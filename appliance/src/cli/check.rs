@@ -1,0 +1,66 @@
+//! `throughway check` and `throughway schema`.
+
+use std::io::Write;
+
+use clap::Args;
+use schemars::schema_for;
+
+use super::Exit;
+use crate::config::{self, Config, Diagnostic};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The appliance file.
+    file: String,
+    /// Problems as JSON on standard output: a list, empty when there are none.
+    #[arg(long)]
+    json: bool,
+    /// Print the file as Throughway reads it: its own names for keys, sections in order.
+    #[arg(long)]
+    canonical: bool,
+}
+
+/// Reads a file and says all that is wrong with it.
+pub(super) fn load(name: &str) -> Result<Config, Vec<Diagnostic>> {
+    let document = config::read(name).map_err(|problem| vec![problem])?;
+    config::load(&document)
+}
+
+pub(super) fn main(arguments: &Arguments) -> Exit {
+    let result = load(&arguments.file);
+    let problems = result.as_ref().err().cloned().unwrap_or_default();
+    if arguments.json {
+        print(&serde_json::to_string_pretty(&problems).unwrap_or_default());
+    } else {
+        complain(&problems);
+    }
+    match result {
+        Err(_) => Exit::BadInput,
+        Ok(config) => {
+            if arguments.canonical {
+                print(serde_yaml::to_string(&config).unwrap_or_default().trim_end());
+            }
+            Exit::Success
+        }
+    }
+}
+
+/// All problems on standard error, with a count where there are several.
+pub(super) fn complain(problems: &[Diagnostic]) {
+    for problem in problems {
+        eprint!("{}", problem.render());
+    }
+    if problems.len() > 1 {
+        eprintln!("{} problems", problems.len());
+    }
+}
+
+pub(super) fn schema() -> Exit {
+    print(&serde_json::to_string_pretty(&schema_for!(Config)).unwrap_or_default());
+    Exit::Success
+}
+
+/// A line on standard output; a reader that went away is no fault.
+pub(super) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,63 @@
+//! How a command ends, as a number that scripts can tell apart (docs/decisions/0006).
+
+use std::process::ExitCode;
+
+use vmm::Outcome;
+
+/// The end of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It worked.
+    Success,
+    /// The file, or what it asks of this host, has a problem.
+    BadInput,
+    /// The host failed, or we did.
+    Fault,
+    /// The guest reset and was to end with it.
+    GuestReset,
+    /// The guest crashed its processor.
+    GuestCrash,
+    /// A device failed and the policy is to stop.
+    DeviceError,
+    /// The guest was stopped from outside.
+    Stopped,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Success => 0,
+            Exit::BadInput => 1,
+            // 2 is clap's, for a wrong command line.
+            Exit::Fault => 3,
+            Exit::GuestReset => 4,
+            Exit::GuestCrash => 5,
+            Exit::DeviceError => 6,
+            Exit::Stopped => 7,
+        })
+    }
+}
+
+impl Exit {
+    /// After a guest, with what a person should know of its end.
+    pub(super) fn after(vm: &str, outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::PowerOff => Self::Success,
+            Outcome::Reset => Self::GuestReset,
+            Outcome::Stopped => Self::Stopped,
+            Outcome::Crash(crash) => {
+                eprintln!("error: Guest `{vm}` crashed: {crash}");
+                Self::GuestCrash
+            }
+            Outcome::DeviceError { device, what } => {
+                eprintln!("error: Guest `{vm}` was stopped: {device}: {what}");
+                Self::DeviceError
+            }
+        }
+    }
+}
+
+/// Says an error on standard error, with its causes on the same line.
+pub(super) fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}

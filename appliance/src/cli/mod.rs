@@ -1,0 +1,93 @@
+//! The command line: arguments, and what becomes of them.
+
+mod check;
+mod devices;
+mod exit;
+mod run;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+pub use exit::Exit;
+
+const EXAMPLES: &str = "\
+Examples:
+  throughway devices                      what PCI functions this host has, and who holds them
+  throughway check box.yaml               everything that is wrong with a file, each with its place
+  throughway run box.yaml --vm firewall   start a guest here; Ctrl-A x leaves
+
+Exit codes:
+  0  it worked; for `run`: the guest powered off
+  1  the file, or what it asks of this host, has a problem; nothing was touched
+  2  the command line is wrong
+  3  a fault of the host or of Throughway itself
+  4  the guest reset, and its file says `on-reset: exit`
+  5  the guest crashed its processor
+  6  a device failed, and the file says `on-device-error: stop`
+  7  the guest was stopped from outside (Ctrl-A x, SIGTERM)";
+
+/// Hands PCIe functions and SR-IOV virtual functions to virtual machines, from one YAML file.
+#[derive(Parser)]
+#[command(name = "throughway", version, about, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say more on standard error; twice for debugging. RUST_LOG does it by module.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say everything that is wrong with an appliance file, each problem with its line.
+    Check(check::Arguments),
+    /// List the host's PCI functions: what they are, who holds them, their IOMMU groups and virtual functions.
+    Devices(devices::Arguments),
+    /// Run one guest of a file here, its console on this terminal.
+    Run(run::Arguments),
+    /// Put back what guests that ended badly had taken: drivers, MAC addresses, VLANs.
+    Recover(StateDir),
+    /// Print the JSON schema of the appliance file.
+    Schema,
+}
+
+/// Where claims are kept.
+#[derive(Args, Clone, Debug)]
+struct StateDir {
+    /// Folder for what must survive a crash: how devices were before guests took them.
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/throughway")]
+    state_dir: PathBuf,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    let exit = match cli.command {
+        Command::Check(arguments) => check::main(&arguments),
+        Command::Devices(arguments) => devices::main(&arguments),
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Recover(state) => run::recover(&state.state_dir),
+        Command::Schema => check::schema(),
+    };
+    exit.into()
+}
+
+/// Warnings and worse unless more is asked for.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    log.compact().init();
+}

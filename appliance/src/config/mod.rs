@@ -1,0 +1,16 @@
+//! The appliance file: read, checked, and every problem found at once.
+
+mod diagnostic;
+mod document;
+mod position;
+mod size;
+#[cfg(test)]
+mod tests;
+mod types;
+mod validate;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use document::{Document, load, read};
+pub use size::Size;
+pub use types::*;
+pub(crate) use validate::{pair, range};

@@ -1,0 +1,124 @@
+//! Files with problems, and what is said of them.
+
+use super::*;
+
+fn problems(text: &str) -> Vec<String> {
+    let document = Document { name: "box.yaml".into(), text: text.into() };
+    let line = |d: &Diagnostic| {
+        format!(
+            "{}:{}: {}{}",
+            d.line,
+            d.column,
+            d.message,
+            d.help.as_deref().map(|h| format!(" ({h})")).unwrap_or_default()
+        )
+    };
+    load(&document).err().unwrap_or_default().iter().map(line).collect()
+}
+
+const GOOD: &str = "version: 1
+devices:
+  lan: {match: {address: \"0000:01:00.0\"}}
+sriov:
+  lan: {num-vfs: 2, vfs: [{id: 0, mac-address: \"02:00:00:00:01:00\"}]}
+pools:
+  vfs: {pf: [lan], vf-range: 0-1}
+vms:
+  a:
+    cpus: {count: 4, threads: 2}
+    memory: {size: 1GiB, hugepages: 2MiB}
+    boot: {kernel: /boot/vmlinuz}
+    nics: {wan: {pool: vfs, vlan-id: 100}}
+";
+
+#[test]
+fn a_good_file_has_none() {
+    assert_eq!(problems(GOOD), Vec::<String>::new());
+}
+
+#[test]
+fn all_problems_come_at_once_each_at_its_place() {
+    let text = "version: 1
+vms:
+  a:
+    cpu: 2
+    memory: 8GB
+    boot: {kernel: /boot/vmlinuz}
+    nics:
+      wan: {pool: nowhere, mac-adress: \"02:00:00:00:01:00\"}
+  b:
+    cpus: many
+    memory: 1GiB
+    boot: {kernel: /k}
+    boot: {kernel: /l}
+";
+    assert_eq!(
+        problems(text),
+        [
+            "4:5: Unknown key `cpu` (did you mean `cpus`?)",
+            "5:13: Write a size, such as 8GiB, or {size: 8GiB, hugepages: 1GiB}",
+            "8:28: Unknown key `mac-adress` (did you mean `mac-address`?)",
+            "10:11: Write a number of processors, such as 4, or {count: 4, threads: 2}",
+            "13:5: The key `boot` is there twice (only one of the two can hold; take the other one out)",
+        ]
+    );
+}
+
+#[test]
+fn names_must_be_defined_and_numbers_must_fit() {
+    let text = GOOD
+        .replace("pool: vfs", "pool: vf")
+        .replace("id: 0", "id: 2")
+        .replace("count: 4", "count: 3")
+        .replace("vlan-id: 100", "vlan-id: 5000");
+    assert_eq!(
+        problems(&text),
+        [
+            "5:32: VF 2 is beyond num-vfs 2: the last one is 1",
+            "10:11: 3 vCPUs cannot be 1 sockets of cores with 2 threads (threads is 1 or 2, and count a multiple of sockets x threads)",
+            "13:24: `vf` is not defined under `pools` (did you mean `vfs`?)",
+            "13:37: A VLAN is 1 to 4094, or 0 for none",
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_yaml_is_one_problem() {
+    for text in ["vms: [", "a: b: c", "\tversion: 1", "version: 1\n---\nversion: 1", "x: &a [*a]", "{{{{"] {
+        assert_eq!(problems(text).len(), 1, "{text:?}: {:?}", problems(text));
+    }
+}
+
+#[test]
+fn an_empty_file_lacks_its_version() {
+    assert_eq!(
+        problems("# nothing\n"),
+        ["1:1: The key `version` is missing (begin the file with `version: 1`)"]
+    );
+}
+
+#[test]
+fn what_is_planned_is_refused_and_not_passed_over() {
+    let text = GOOD.replace("vms:", "networks: {}\nvms:");
+    assert!(problems(&text)[0].contains("`networks` is not built yet"));
+}
+
+#[test]
+fn other_tools_spellings_are_read() {
+    let text = GOOD.replace("num-vfs", "total-vfs").replace("mac-address", "hwaddr");
+    assert_eq!(problems(&text), Vec::<String>::new());
+}
+
+#[test]
+fn deep_nesting_and_odd_bytes_do_not_hurt() {
+    assert_eq!(problems(&"[".repeat(5000)).len(), 1);
+    let deep = (0..60).fold(String::from("1"), |inner, _| format!("{{a: {inner}}}"));
+    assert_eq!(problems(&deep).len(), 1);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_can_panic(text in "[-a-z0-9:{}\\[\\]\",&*!#|> \n\t]{0,200}") {
+        problems(&text);
+    }
+}

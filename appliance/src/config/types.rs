@@ -1,0 +1,348 @@
+//! What the file may say. Each key has the name that the field uses for the thing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use netconfig::{MacAddress, VfAttributes};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Size;
+
+/// One appliance file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// Version of the file's format: 1.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// What the box must have.
+    #[serde(default)]
+    pub host: Host,
+    /// Stable names for the host's PCI functions.
+    #[serde(default)]
+    pub devices: BTreeMap<String, Device>,
+    /// Virtual functions, by a name from `devices`.
+    #[serde(default)]
+    pub sriov: BTreeMap<String, Sriov>,
+    /// "Any free VF of these".
+    #[serde(default)]
+    pub pools: BTreeMap<String, Pool>,
+    /// Guests.
+    #[serde(default)]
+    pub vms: BTreeMap<String, Vm>,
+}
+
+/// What the box must have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Host {
+    /// Whether a guest with a device may start without an IOMMU.
+    #[serde(default)]
+    pub iommu: Need,
+    /// Whether it may start without interrupt remapping. Nothing is ever enabled to get around it.
+    #[serde(default)]
+    pub interrupt_remapping: Need,
+}
+
+/// Whether something must be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// It must.
+    #[default]
+    Required,
+    /// It need not.
+    Optional,
+}
+
+/// One PCI function of the host, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Device {
+    /// How it is recognized: all that is given must hold, and only one function may fit.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// What to do when the function at the place is another one than described.
+    #[serde(default)]
+    pub on_mismatch: OnMismatch,
+    /// What of its IOMMU group goes along.
+    #[serde(default)]
+    pub group: GroupScope,
+}
+
+/// How a function is recognized.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Match {
+    /// Its address, DDDD:BB:DD.F. Addresses move when cards are added: `path` or an identity is better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Devices and functions from the root on, `00:01.0/00.0`: where it is plugged in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Vendor and device, `10de:2204`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Subsystem vendor and device, `1043:87b3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subsystem_id: Option<String>,
+    /// The MAC address that is burnt in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permanent_mac: Option<MacAddress>,
+}
+
+/// What a mismatch does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMismatch {
+    /// Nothing is done.
+    #[default]
+    Refuse,
+    /// It is done, and said.
+    Warn,
+}
+
+/// What of an IOMMU group goes along with a function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupScope {
+    /// The function alone.
+    #[default]
+    Single,
+    /// All of the group but bridges.
+    AllEndpoints,
+}
+
+/// Virtual functions of one physical function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Sriov {
+    /// How many.
+    #[serde(alias = "total-vfs", alias = "numVfs", alias = "virtual-function-count")]
+    pub num_vfs: u16,
+    /// Whether the host's own drivers take the VFs as they are made.
+    #[serde(default)]
+    pub drivers_autoprobe: bool,
+    /// When the number changes while a VF is in use.
+    #[serde(default)]
+    pub on_resize: OnResize,
+    /// What every VF gets that says nothing else.
+    #[serde(default)]
+    pub vf_defaults: VfAttributes,
+    /// Single VFs.
+    #[serde(default)]
+    pub vfs: Vec<Vf>,
+}
+
+/// What a change of the number does to VFs in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnResize {
+    /// It is refused.
+    #[default]
+    RefuseIfInUse,
+}
+
+/// One VF.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Vf {
+    /// Its index, from 0.
+    pub id: u16,
+    /// Its attributes.
+    #[serde(flatten)]
+    pub attributes: VfAttributes,
+}
+
+/// A set of VFs that guests are given any free one of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Pool {
+    /// Physical functions, by their names in `devices`.
+    pub pf: Vec<String>,
+    /// Indices, `1-7` or `3`; all where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vf_range: Option<String>,
+    /// Where a guest's VF gets its MAC address from when neither the guest nor the VF says one.
+    #[serde(default)]
+    pub mac_address: PoolMac,
+}
+
+/// Where a MAC address comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolMac {
+    /// From the names of guest and nic: the same at every start.
+    #[default]
+    Derived,
+}
+
+/// One guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Vm {
+    /// Processors: a number, or their topology.
+    #[serde(default)]
+    pub cpus: Cpus,
+    /// Memory: a size, or more about it.
+    pub memory: Memory,
+    /// What it starts.
+    pub boot: Boot,
+    /// Network cards, by name.
+    #[serde(default)]
+    pub nics: BTreeMap<String, Nic>,
+    /// Whole PCI functions, by the guest's name for them.
+    #[serde(default)]
+    pub pci: BTreeMap<String, Passthrough>,
+    /// What a guest reset does.
+    #[serde(default)]
+    pub on_reset: OnReset,
+    /// What an error that a device reports does.
+    #[serde(default)]
+    pub on_device_error: OnDeviceError,
+}
+
+/// Processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "write a number of processors, such as 4, or {count: 4, threads: 2}")]
+pub enum Cpus {
+    /// As many sockets' worth as there are, one core each a thread.
+    Count(u32),
+    /// A topology.
+    Topology(CpuTopology),
+}
+
+impl Default for Cpus {
+    fn default() -> Self {
+        Self::Count(1)
+    }
+}
+
+/// A topology: `count` vCPUs as `sockets` of equal size with `threads` to a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CpuTopology {
+    /// All vCPUs.
+    pub count: u32,
+    /// Sockets.
+    #[serde(default = "one")]
+    pub sockets: u32,
+    /// Threads a core, 1 or 2.
+    #[serde(default = "one")]
+    pub threads: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Cpus {
+    /// As a topology.
+    pub fn topology(self) -> CpuTopology {
+        match self {
+            Self::Count(count) => CpuTopology { count, sockets: 1, threads: 1 },
+            Self::Topology(topology) => topology,
+        }
+    }
+}
+
+/// Memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "write a size, such as 8GiB, or {size: 8GiB, hugepages: 1GiB}")]
+pub enum Memory {
+    /// Of ordinary pages.
+    Size(Size),
+    /// More about it.
+    Detail(MemoryDetail),
+}
+
+/// More about memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MemoryDetail {
+    /// How much.
+    pub size: Size,
+    /// Size of the huge pages that back it: 2MiB or 1GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugepages: Option<Size>,
+    /// Touch all of it before the guest starts.
+    #[serde(default)]
+    pub prefault: bool,
+}
+
+impl Memory {
+    /// In detail.
+    pub fn detail(self) -> MemoryDetail {
+        match self {
+            Self::Size(size) => MemoryDetail { size, hugepages: None, prefault: false },
+            Self::Detail(detail) => detail,
+        }
+    }
+}
+
+/// What a guest starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Boot {
+    /// A kernel: bzImage, or an ELF file with a PVH note.
+    pub kernel: PathBuf,
+    /// An initial RAM disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    #[serde(default)]
+    pub cmdline: String,
+}
+
+/// A network card: a VF through VFIO, from a pool or a certain one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Nic {
+    /// A name from `pools`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// A name from `devices` whose VF `vf` it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pf: Option<String>,
+    /// Index of the VF.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vf: Option<u16>,
+    /// Attributes that this guest's VF gets, before those of the VF and its defaults.
+    #[serde(flatten)]
+    pub attributes: VfAttributes,
+}
+
+/// A whole function through VFIO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Passthrough {
+    /// A name from `devices`.
+    pub device: String,
+}
+
+/// What a guest reset does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReset {
+    /// The guest starts again.
+    #[default]
+    Restart,
+    /// `throughway run` ends, with an exit code of its own.
+    Exit,
+}
+
+/// What an error that a device reports does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDeviceError {
+    /// Resets the guest, and the device with it.
+    #[default]
+    Reset,
+    /// Stops the guest.
+    Stop,
+    /// Takes the device out of the guest.
+    Detach,
+    /// Is logged.
+    Ignore,
+}

@@ -1,0 +1,260 @@
+//! What types cannot say: names that must be defined, numbers that must fit, things that may be there only once.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use netconfig::{MacAddress, VfAttributes};
+use vfio::PciAddress;
+
+use super::{Config, Diagnostic, Document, Nic, Vm};
+
+/// More vCPUs than this no guest has.
+const MOST_CPUS: u32 = 64;
+
+/// All that is wrong.
+pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> {
+    let mut check =
+        Check { document, config, problems: Vec::new(), macs: BTreeMap::new(), devices: BTreeMap::new() };
+    if config.version != 1 {
+        let message = format!("Version {} of the file's format is not known", config.version);
+        check.report(&["version"], message, Some("this version of Throughway reads version 1".to_owned()));
+    }
+    check.devices();
+    check.sriov();
+    check.pools();
+    for (name, vm) in &config.vms {
+        check.vm(name, vm);
+    }
+    check.problems
+}
+
+struct Check<'a> {
+    document: &'a Document,
+    config: &'a Config,
+    problems: Vec<Diagnostic>,
+    /// Where each MAC address was seen first.
+    macs: BTreeMap<MacAddress, String>,
+    /// Which guest a whole function is given to.
+    devices: BTreeMap<&'a str, String>,
+}
+
+impl<'a> Check<'a> {
+    fn report(&mut self, path: &[&str], message: impl Into<String>, help: Option<String>) {
+        self.problems.push(self.document.value(path, message, help));
+    }
+
+    fn defined<'k>(
+        &mut self,
+        path: &[&str],
+        section: &str,
+        name: &str,
+        known: impl Iterator<Item = &'k String>,
+    ) {
+        let known: Vec<&String> = known.collect();
+        if known.iter().any(|key| *key == name) {
+            return;
+        }
+        let nearest = known.iter().map(|key| (strsim::osa_distance(name, key), *key)).min();
+        let help = match nearest {
+            Some((distance, key)) if distance <= 1 + name.len() / 3 => format!("did you mean `{key}`?"),
+            _ => format!("define it under `{section}:`"),
+        };
+        self.report(path, format!("`{name}` is not defined under `{section}`"), Some(help));
+    }
+
+    fn devices(&mut self) {
+        for (name, device) in &self.config.devices {
+            let matches = &device.matches;
+            if *matches == super::Match::default() {
+                let help = "give an address, a path, an id or a permanent-mac".to_owned();
+                self.report(&["devices", name, "match"], "This recognizes any function", Some(help));
+            }
+            if let Some(Err(error)) = matches.address.as_deref().map(str::parse::<PciAddress>) {
+                self.report(&["devices", name, "match", "address"], capital(&error.to_string()), None);
+            }
+            for (key, id) in [("id", &matches.id), ("subsystem-id", &matches.subsystem_id)] {
+                if id.as_deref().is_some_and(|id| pair(id).is_none()) {
+                    let message =
+                        "This is no pair of ids: write vendor and device in hexadecimal, such as 10de:2204";
+                    self.report(&["devices", name, "match", key], message, None);
+                }
+            }
+            if matches.path.as_deref().is_some_and(|path| !is_path(path)) {
+                let message =
+                    "This is no path: write devices and functions from the root on, such as 00:01.0/00.0";
+                self.report(&["devices", name, "match", "path"], message, None);
+            }
+        }
+    }
+
+    fn sriov(&mut self) {
+        for (name, sriov) in &self.config.sriov {
+            self.defined(&["sriov", name], "devices", name, self.config.devices.keys());
+            self.attributes(&["sriov", name, "vf-defaults"], &sriov.vf_defaults);
+            let mut seen = BTreeMap::new();
+            for (at, vf) in sriov.vfs.iter().enumerate() {
+                let index = format!("#{at}");
+                let path = ["sriov", name.as_str(), "vfs", index.as_str()];
+                if vf.id >= sriov.num_vfs {
+                    let message = format!(
+                        "VF {} is beyond num-vfs {}: the last one is {}",
+                        vf.id,
+                        sriov.num_vfs,
+                        sriov.num_vfs.saturating_sub(1)
+                    );
+                    self.report(&[&path[..], &["id"]].concat(), message, None);
+                }
+                if seen.insert(vf.id, at).is_some() {
+                    self.report(&[&path[..], &["id"]].concat(), format!("VF {} is there twice", vf.id), None);
+                }
+                self.attributes(&path, &vf.attributes);
+            }
+        }
+    }
+
+    fn pools(&mut self) {
+        for (name, pool) in &self.config.pools {
+            for (at, pf) in pool.pf.iter().enumerate() {
+                let index = format!("#{at}");
+                self.defined(&["pools", name, "pf", &index], "sriov", pf, self.config.sriov.keys());
+            }
+            if pool.vf_range.as_deref().is_some_and(|text| range(text).is_none()) {
+                let message = "This is no range of VFs: write the first and the last, such as 1-7";
+                self.report(&["pools", name, "vf-range"], message, None);
+            }
+        }
+    }
+
+    fn vm(&mut self, name: &'a str, vm: &'a Vm) {
+        let cpus = vm.cpus.topology();
+        let unit = cpus.sockets.saturating_mul(cpus.threads);
+        if cpus.count == 0 || cpus.count > MOST_CPUS {
+            self.report(
+                &["vms", name, "cpus"],
+                format!("A guest has 1 to {MOST_CPUS} vCPUs, not {}", cpus.count),
+                None,
+            );
+        } else if unit == 0 || !(1..=2).contains(&cpus.threads) || !cpus.count.is_multiple_of(unit) {
+            let message = format!(
+                "{} vCPUs cannot be {} sockets of cores with {} threads",
+                cpus.count, cpus.sockets, cpus.threads
+            );
+            self.report(
+                &["vms", name, "cpus"],
+                message,
+                Some("threads is 1 or 2, and count a multiple of sockets x threads".to_owned()),
+            );
+        }
+        let memory = vm.memory.detail();
+        let page = memory.hugepages.map_or(1 << 20, |page| page.0);
+        if !matches!(memory.hugepages.map(|page| page.0), None | Some(0x20_0000 | 0x4000_0000)) {
+            self.report(&["vms", name, "memory", "hugepages"], "Huge pages are of 2MiB or 1GiB", None);
+        } else if memory.size.0 == 0 || !memory.size.0.is_multiple_of(page) {
+            let message = format!("{} is not a whole number of {} pages", memory.size, super::Size(page));
+            self.report(&["vms", name, "memory"], message, None);
+        }
+        if vm.boot.cmdline.contains('\0') {
+            self.report(&["vms", name, "boot", "cmdline"], "A command line cannot contain a NUL", None);
+        }
+        for (key, nic) in &vm.nics {
+            self.nic(name, key, nic);
+        }
+        for (key, pci) in &vm.pci {
+            let path = ["vms", name, "pci", key, "device"];
+            self.defined(&path, "devices", &pci.device, self.config.devices.keys());
+            let owner = format!("vms.{name}.pci.{key}");
+            if let Some(first) = self.devices.insert(&pci.device, owner) {
+                self.report(&path, format!("`{}` is given away already, as {first}", pci.device), None);
+            }
+            if self.config.sriov.contains_key(&pci.device) {
+                let help = Some("give its VFs away, or take it out of `sriov:`".to_owned());
+                self.report(&path, format!("`{}` has VFs and cannot be given away whole", pci.device), help);
+            }
+        }
+    }
+
+    fn nic(&mut self, vm: &str, key: &str, nic: &Nic) {
+        let path = ["vms", vm, "nics", key];
+        match (&nic.pool, &nic.pf, nic.vf) {
+            (Some(pool), None, None) => {
+                self.defined(&[&path[..], &["pool"]].concat(), "pools", pool, self.config.pools.keys());
+            }
+            (None, Some(pf), Some(vf)) => {
+                self.defined(&[&path[..], &["pf"]].concat(), "sriov", pf, self.config.sriov.keys());
+                if self.config.sriov.get(pf).is_some_and(|sriov| vf >= sriov.num_vfs) {
+                    self.report(&[&path[..], &["vf"]].concat(), format!("`{pf}` has no VF {vf}"), None);
+                }
+            }
+            _ => {
+                let help = "write `pool: NAME`, or `pf: NAME` and `vf: INDEX`".to_owned();
+                self.report(&path, "A nic needs either a pool, or a pf and a vf", Some(help));
+            }
+        }
+        self.attributes(&path, &nic.attributes);
+    }
+
+    fn attributes(&mut self, path: &[&str], attributes: &VfAttributes) {
+        let at = |key: &'static str| [path, &[key]].concat();
+        if let Some(mac) = attributes.mac_address {
+            if !mac.is_unicast() {
+                self.report(
+                    &at("mac-address"),
+                    format!("{mac} is a group's address; a card needs one of its own"),
+                    None,
+                );
+            }
+            match self.macs.entry(mac) {
+                Entry::Vacant(entry) => {
+                    entry.insert(path.join("."));
+                }
+                Entry::Occupied(entry) => {
+                    let message = format!("{mac} is there already, at {}", entry.get());
+                    self.report(&at("mac-address"), message, None);
+                }
+            }
+        }
+        if attributes.vlan_id.is_some_and(|vlan| vlan > 4094) {
+            self.report(&at("vlan-id"), "A VLAN is 1 to 4094, or 0 for none", None);
+        }
+        if attributes.qos.is_some_and(|qos| qos > 7) {
+            self.report(&at("qos"), "A priority is 0 to 7", None);
+        }
+        if attributes.qos.is_some_and(|qos| qos > 0) && attributes.vlan_id == Some(0) {
+            self.report(&at("qos"), "A priority needs a VLAN: without a tag there is no place for it", None);
+        }
+        if let (Some(least), Some(most @ 1..)) = (attributes.min_tx_rate, attributes.max_tx_rate)
+            && least > most
+        {
+            self.report(
+                &at("min-tx-rate"),
+                format!("The least rate {least} is above the greatest, {most}"),
+                None,
+            );
+        }
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// `10de:2204` as two numbers.
+pub(crate) fn pair(text: &str) -> Option<(u16, u16)> {
+    let (vendor, device) = text.split_once(':')?;
+    let number = |part: &str| (part.len() == 4).then(|| u16::from_str_radix(part, 16).ok()).flatten();
+    Some((number(vendor)?, number(device)?))
+}
+
+/// `1-7`, or `3` for one, as first and last.
+pub(crate) fn range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last).then_some((first, last))
+}
+
+fn is_path(text: &str) -> bool {
+    let mut parts = text.split('/');
+    let root = parts.next().is_some_and(|part| part.parse::<PciAddress>().is_ok());
+    root && parts.all(|part| format!("00:{part}").parse::<PciAddress>().is_ok())
+}

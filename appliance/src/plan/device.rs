@@ -1,0 +1,198 @@
+//! Whole functions: finding the one that a name means, and whether it may be given away.
+
+use vfio::PciAddress;
+use vfio::bind::VFIO_PCI;
+use vfio::inventory::Function;
+
+use super::{Planner, SlotPlan, Step, Target};
+use crate::config::{Device, GroupScope, Match, OnMismatch, Vm, pair};
+use crate::host::HostState;
+
+impl<'a> Planner<'a> {
+    pub(super) fn pci(&mut self, vm: &Vm) {
+        for (key, given) in &vm.pci {
+            let path = ["vms", self.vm, "pci", key, "device"];
+            let Some(device) = self.config.devices.get(&given.device) else { continue };
+            let Some(function) = self.find(&given.device, device) else { continue };
+            let functions = match device.group {
+                GroupScope::Single => vec![function.address],
+                GroupScope::AllEndpoints => self.endpoints(function),
+            };
+            let refused = self.refusals.len();
+            for address in &functions {
+                self.may_go(&path, *address, &functions);
+            }
+            if self.refusals.len() > refused {
+                continue;
+            }
+            for address in &functions {
+                self.lend(Target::Function(*address));
+            }
+            let functions = functions.into_iter().map(Target::Function).collect();
+            self.plan.slots.push(SlotPlan { name: key.clone(), functions });
+        }
+    }
+
+    /// The one function that a device's name means.
+    pub(super) fn find(&mut self, name: &str, device: &Device) -> Option<&'a Function> {
+        let path = ["devices", name, "match"];
+        let host = self.host;
+        let fitting: Vec<&Function> = host
+            .inventory
+            .functions
+            .values()
+            .filter(|function| fits(host, &device.matches, function))
+            .collect();
+        match fitting.as_slice() {
+            [function] => Some(function),
+            [] => self.nearly(&path, device),
+            several => {
+                let addresses: Vec<_> = several.iter().map(|function| function.address.to_string()).collect();
+                let message = format!("{} functions fit this: {}", several.len(), addresses.join(", "));
+                self.refuse(
+                    &path,
+                    message,
+                    Some("add a path, an address or a permanent-mac that only one has"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Nothing fits: perhaps something else sits at the place.
+    fn nearly(&mut self, path: &[&str], device: &Device) -> Option<&'a Function> {
+        let place = Match {
+            address: device.matches.address.clone(),
+            path: device.matches.path.clone(),
+            ..Match::default()
+        };
+        let host = self.host;
+        let there = (place != Match::default())
+            .then(|| host.inventory.functions.values().find(|function| fits(host, &place, function)))
+            .flatten();
+        let Some(function) = there else {
+            self.refuse(
+                path,
+                "There is no such PCI function",
+                Some("`throughway devices` lists those that there are"),
+            );
+            return None;
+        };
+        if device.on_mismatch == OnMismatch::Warn {
+            tracing::warn!(
+                "{}: it is not what `devices` describes; used all the same, as `on-mismatch: warn` asks",
+                function.address
+            );
+            return Some(function);
+        }
+        let message = format!(
+            "Another device is there now: {} is {:04x}:{:04x}, subsystem {:04x}:{:04x}",
+            function.address,
+            function.vendor,
+            function.device,
+            function.subsystem_vendor,
+            function.subsystem_device
+        );
+        self.refuse(
+            path,
+            message,
+            Some("a card was moved or exchanged: look at `throughway devices`, then correct the match"),
+        );
+        None
+    }
+
+    /// All of a function's IOMMU group but bridges.
+    fn endpoints(&self, function: &Function) -> Vec<PciAddress> {
+        let group = self.host.inventory.group_of(function.address);
+        let members = group.into_iter().flat_map(|group| &group.members);
+        members.filter(|member| !member.bridge).map(|member| member.address).collect()
+    }
+
+    /// Whether a function may leave the host, together with those in `given`.
+    fn may_go(&mut self, path: &[&str], address: PciAddress, given: &[PciAddress]) {
+        let host = self.host;
+        let Some(function) = host.inventory.function(address) else { return };
+        if function.is_bridge() {
+            self.refuse(
+                path,
+                format!("{address} is a bridge"),
+                Some("only endpoints can be given to a guest"),
+            );
+        }
+        if let Some(holder) = host.held.get(&address) {
+            self.refuse(
+                path,
+                format!("{address} is in use by guest `{}` (process {})", holder.vm, holder.pid),
+                Some("stop that guest first"),
+            );
+        }
+        for used in host.uses.get(&address).into_iter().flatten() {
+            self.refuse(
+                path,
+                format!("{address} is in use by the host: {used}"),
+                Some("the host would lose it; take it out of that use first"),
+            );
+        }
+        if function.sriov.as_ref().is_some_and(|sriov| sriov.num_vfs > 0) {
+            self.refuse(
+                path,
+                format!("{address} has virtual functions, which would vanish with it"),
+                Some("set its num-vfs to 0 first"),
+            );
+        }
+        if !self.taken.insert(Target::Function(address)) {
+            self.refuse(path, format!("{address} is given to this guest already"), None);
+        }
+        self.viable(path, address, given);
+    }
+
+    /// An IOMMU group is given away whole or not at all.
+    pub(super) fn viable(&mut self, path: &[&str], address: PciAddress, given: &[PciAddress]) {
+        let host = self.host;
+        let Some(group) = host.inventory.group_of(address) else { return };
+        let blockers: Vec<String> = group
+            .blockers(given)
+            .map(|member| format!("{} ({})", member.address, member.driver.as_deref().unwrap_or("no driver")))
+            .collect();
+        if !blockers.is_empty() {
+            let message = format!(
+                "IOMMU group {} of {address} is not viable: host drivers hold {}",
+                group.number,
+                blockers.join(", ")
+            );
+            let help = "give the whole group with `group: all-endpoints`, unbind those drivers, or use a slot whose root port has ACS";
+            self.refuse(path, message, Some(help));
+        }
+    }
+
+    /// Lends a function to vfio-pci, where it is not yet.
+    pub(super) fn lend(&mut self, target: Target) {
+        let lent = match &target {
+            Target::Function(address) => {
+                self.host.inventory.function(*address).and_then(|function| function.driver.as_deref())
+            }
+            Target::Vf { .. } => None,
+        };
+        if lent != Some(VFIO_PCI) {
+            self.plan.steps.push(Step::Lend(target));
+        }
+    }
+}
+
+/// Whether all that is given of a match holds for a function.
+fn fits(host: &HostState, matches: &Match, function: &Function) -> bool {
+    let same = |wanted: &Option<String>, vendor: u16, device: u16| {
+        wanted.as_deref().is_none_or(|text| pair(text) == Some((vendor, device)))
+    };
+    let address = matches.address.as_deref().is_none_or(|text| text.parse() == Ok(function.address));
+    let mac = matches.permanent_mac.is_none_or(|mac| {
+        function.physical_function.is_none()
+            && function.interfaces.iter().any(|interface| host.permanent_macs.get(interface) == Some(&mac))
+    });
+    let path = matches.path.as_deref().is_none_or(|path| function.path.as_deref() == Some(path));
+    address
+        && mac
+        && path
+        && same(&matches.id, function.vendor, function.device)
+        && same(&matches.subsystem_id, function.subsystem_vendor, function.subsystem_device)
+}

@@ -1,0 +1,195 @@
+//! What has to be done to the host so that a guest can start. Pure: from the file and a snapshot, no I/O.
+
+mod device;
+mod nic;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use netconfig::VfAttributes;
+use serde::Serialize;
+use vfio::PciAddress;
+use vfio::bind::VFIO_PCI;
+
+use crate::config::{Config, Need, Vm};
+use crate::host::HostState;
+
+/// A function, now or once its PF has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// One that is there.
+    Function(PciAddress),
+    /// VF `vf` of a PF: it is found when it is needed.
+    Vf {
+        /// The PF.
+        pf: PciAddress,
+        /// Its index.
+        vf: u16,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Function(address) => write!(f, "{address}"),
+            Self::Vf { pf, vf } => write!(f, "VF {vf} of {pf}"),
+        }
+    }
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// A PF's interface is brought up: some cards reset their VFs when it comes up later.
+    BringUp {
+        /// The PF.
+        pf: PciAddress,
+        /// Its interface.
+        interface: String,
+    },
+    /// Whether the host's own drivers take VFs as they are made.
+    Autoprobe {
+        /// The PF.
+        pf: PciAddress,
+        /// On or off.
+        on: bool,
+    },
+    /// How many VFs there are.
+    Resize {
+        /// The PF.
+        pf: PciAddress,
+        /// Now.
+        from: u16,
+        /// Then.
+        to: u16,
+    },
+    /// A VF's attributes.
+    SetVf {
+        /// The PF.
+        pf: PciAddress,
+        /// The PF's interface.
+        interface: String,
+        /// The VF.
+        vf: u16,
+        /// What it gets.
+        attributes: VfAttributes,
+    },
+    /// Lending to vfio-pci.
+    Lend(Target),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BringUp { pf, interface } => write!(f, "{pf}: bring {interface} up"),
+            Self::Autoprobe { pf, on } => write!(f, "{pf}: drivers-autoprobe -> {on}"),
+            Self::Resize { pf, from, to } => write!(f, "{pf}: num-vfs {from} -> {to}"),
+            Self::SetVf { pf, vf, .. } => write!(f, "{pf}: set attributes of VF {vf}"),
+            Self::Lend(target) => write!(f, "{target}: driver -> {VFIO_PCI}"),
+        }
+    }
+}
+
+/// What one slot of the guest gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SlotPlan {
+    /// The guest's name for it.
+    pub name: String,
+    /// Its functions, function 0 first.
+    pub functions: Vec<Target>,
+}
+
+/// All that is to be done, in order, and what the guest then gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Plan {
+    /// Changes of the host.
+    pub steps: Vec<Step>,
+    /// The guest's slots.
+    pub slots: Vec<SlotPlan>,
+}
+
+/// Why it cannot be done. Nothing was touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Refusal {
+    /// Where in the file it stands: keys from the top.
+    pub path: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// Plans the start of one guest, or says everything that is in the way.
+pub fn plan(config: &Config, host: &HostState, name: &str, vm: &Vm) -> Result<Plan, Vec<Refusal>> {
+    let mut planner = Planner {
+        config,
+        host,
+        vm: name,
+        plan: Plan::default(),
+        taken: BTreeSet::new(),
+        refusals: Vec::new(),
+    };
+    planner.memory(vm);
+    if !vm.nics.is_empty() || !vm.pci.is_empty() {
+        planner.iommu();
+    }
+    planner.pci(vm);
+    planner.nics(vm);
+    if planner.refusals.is_empty() { Ok(planner.plan) } else { Err(planner.refusals) }
+}
+
+struct Planner<'a> {
+    config: &'a Config,
+    host: &'a HostState,
+    vm: &'a str,
+    plan: Plan,
+    /// What this plan gives away already.
+    taken: BTreeSet<Target>,
+    refusals: Vec<Refusal>,
+}
+
+impl Planner<'_> {
+    fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {
+        let path = path.iter().map(|part| (*part).to_owned()).collect();
+        self.refusals.push(Refusal { path, message: message.into(), help: help.map(str::to_owned) });
+    }
+
+    fn memory(&mut self, vm: &Vm) {
+        let memory = vm.memory.detail();
+        // Huge pages are set aside already; the kernel says itself when there are too few.
+        if memory.hugepages.is_none() && memory.size.0 > self.host.memory_available {
+            let message = format!(
+                "The guest wants {} of memory, and the host has {} MiB to give",
+                memory.size,
+                self.host.memory_available >> 20
+            );
+            self.refuse(
+                &["vms", self.vm, "memory"],
+                message,
+                Some("give the guest less, or stop something on the host"),
+            );
+        }
+    }
+
+    fn iommu(&mut self) {
+        let state = &self.host.inventory.iommu;
+        if !state.is_on() && self.config.host.iommu == Need::Required {
+            let help = "switch VT-d or AMD-Vi on in the firmware, and boot the host with intel_iommu=on (AMD needs no argument)";
+            self.refuse(
+                &["vms", self.vm],
+                "This host has no IOMMU in use: a device could reach all of its memory",
+                Some(help),
+            );
+        } else if state.interrupt_remapping == Some(false)
+            && self.config.host.interrupt_remapping == Need::Required
+        {
+            let help = "switch interrupt remapping (often with x2APIC) on in the firmware; without it a guest can send any interrupt to the host";
+            self.refuse(&["vms", self.vm], "This host's IOMMU does not remap interrupts", Some(help));
+        }
+    }
+}
