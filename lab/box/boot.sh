@@ -17,7 +17,9 @@ ulimit -l unlimited
 
 export LAB_KERNEL=$(cat /share/kernel)
 export PATH=/share/bin:$PATH
-export GUEST_KERNEL=/share/guest/vmlinux GUEST_BZIMAGE=/share/guest/bzImage GUEST_INITRD=/share/guest/initrd
+# Where a host has its guests' kernels is for its files to say; ours are in /boot.
+ln -s /share/guest /boot
+export GUEST_KERNEL=/boot/vmlinux GUEST_BZIMAGE=/boot/bzImage GUEST_INITRD=/boot/initrd
 [ -x /share/bin/throughway ] && cp /share/bin/throughway /usr/bin/throughway
 
 . /share/box/reset.sh

@@ -155,7 +155,7 @@ guest_spawn() {
         echo $! >"/run/guest-$lab_guest/pid"
         wait $!
         echo $? >"/run/guest-$lab_guest/status"
-    ) &
+    ) >/dev/null 2>&1 3>&- &
     retry 5 test -s "/run/guest-$lab_guest/pid"
 }
 

@@ -2,11 +2,13 @@
 //! that come out of its second serial port, and ends it whatever happens here.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Machine {
     child: Child,
+    input: Option<ChildStdin>,
+    shown: Arc<AtomicBool>,
     events: Receiver<Event>,
     started: Instant,
 }
@@ -43,14 +47,16 @@ impl Machine {
         let (reader, writer) = rustix::pipe::pipe().context("Making the results pipe")?;
         spec.results = Some(writer.as_raw_fd());
         let mut command = command(sysroot, &spec);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let started = Instant::now();
         let mut child = command.spawn().context("Starting QEMU")?;
         drop(writer);
         let (sender, events) = mpsc::channel();
         let log = File::create(log).with_context(|| format!("Creating {}", log.display()))?;
+        let shown = Arc::new(AtomicBool::new(false));
         if let Some(console) = child.stdout.take() {
             let (sender, log) = (sender.clone(), log.try_clone().context("Sharing the console log")?);
+            let console = Tee { from: console, shown: Arc::clone(&shown) };
             std::thread::spawn(move || stream(console, started, log, &sender, Event::Console));
         }
         if let Some(errors) = child.stderr.take() {
@@ -64,7 +70,8 @@ impl Machine {
             // The far end is QEMU's alone: its end is the box's.
             let _ = sender.send(Event::Ended);
         });
-        Ok(Self { child, events, started })
+        let input = child.stdin.take();
+        Ok(Self { child, input, shown, events, started })
     }
 
     /// Waits for the next event, at most until `deadline`.
@@ -74,6 +81,16 @@ impl Machine {
             Err(RecvTimeoutError::Timeout) => Event::Silence,
             Err(RecvTimeoutError::Disconnected) => Event::Ended,
         }
+    }
+
+    /// Whether L1's console is also copied to standard output, byte by byte as it comes.
+    pub fn show_console(&self, shown: bool) {
+        self.shown.store(shown, Ordering::Relaxed);
+    }
+
+    /// What is written here is typed on L1's console.
+    pub fn console_input(&mut self) -> impl Write + '_ {
+        Input(self.input.as_mut())
     }
 
     /// Time since QEMU was started.
@@ -104,6 +121,36 @@ fn command(sysroot: &Sysroot, spec: &Spec) -> Command {
     command.args(qemu::arguments(spec, &sysroot.path("/usr/share")));
     command.env("QEMU_MODULE_DIR", sysroot.path("/usr/lib/x86_64-linux-gnu/qemu"));
     command
+}
+
+/// A reader that copies what it reads to standard output while it is asked to.
+struct Tee<R> {
+    from: R,
+    shown: Arc<AtomicBool>,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        if self.shown.load(Ordering::Relaxed) {
+            let mut stdout = io::stdout();
+            stdout.write_all(buffer.get(..count).unwrap_or_default())?;
+            stdout.flush()?;
+        }
+        Ok(count)
+    }
+}
+
+struct Input<'a>(Option<&'a mut ChildStdin>);
+
+impl Write for Input<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.as_mut().map_or(Err(io::ErrorKind::BrokenPipe.into()), |input| input.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.as_mut().map_or(Ok(()), |input| input.flush())
+    }
 }
 
 fn stream(

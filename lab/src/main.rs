@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use throughway_lab::kernel::Flavour;
 use throughway_lab::session::{Lab, Options};
-use throughway_lab::{cache, fresh, kernel_build, machine, scenario, verify};
+use throughway_lab::{cache, demo, fresh, kernel_build, machine, scenario, verify};
 
 /// The emulated box: an IOMMU and SR-IOV cards without the hardware, and what is
 /// tested in it. Needs Debian 12 or 13; what it fetches or builds stays in the
@@ -54,6 +54,18 @@ enum Command {
     },
     /// Build the second kernel (iommufd) into the cache, unless it is there.
     Kernel,
+    /// Show the main job end to end: a virtual function handed to a guest, and packets through it.
+    Demo {
+        /// End after the picture, with status 0 only if every step was seen to work.
+        #[arg(long)]
+        exit: bool,
+        /// The kernel of the box and its guest.
+        #[arg(long, value_enum, default_value = "debian")]
+        kernel: Flavour,
+        /// Take this throughway binary instead of building one.
+        #[arg(long, value_name = "PATH")]
+        bin: Option<PathBuf>,
+    },
     /// Run every check there is, and close with "N passed, N failed".
     ///
     /// A suite that cannot run here says why and is skipped; REQUIRE=kvm,lab (or
@@ -95,6 +107,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let built = kernel_build::build(&cache::Cache::open()?)?;
             anstream::println!("{}", built.vmlinux.display());
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo { exit, kernel, bin } => {
+            let worked = demo::run(&demo::Options { kernel, binary: bin, exit })?;
+            Ok(if worked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Verify { list: true, .. } => {
             for (name, what) in verify::list() {

@@ -1,0 +1,217 @@
+//! `cargo demo`: the main job end to end in the emulated box, ending on a picture.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::kernel::Flavour;
+use crate::machine::{Event, Machine};
+use crate::scenario::Scenario;
+use crate::session::Lab;
+use crate::{fresh, relay, tap};
+
+/// How long the demonstration may take, boot included.
+const WHOLE: Duration = Duration::from_secs(600);
+
+/// How a demonstration is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The kernel of the box and its guest.
+    pub kernel: Flavour,
+    /// The `throughway` binary, built when none.
+    pub binary: Option<PathBuf>,
+    /// End after the picture instead of handing over the guest's console.
+    pub exit: bool,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    passed: usize,
+    failed: usize,
+    facts: BTreeMap<String, String>,
+    ended: bool,
+}
+
+impl Seen {
+    /// Takes in one line of the results port.
+    fn take(&mut self, line: &str) {
+        if let Some((name, value)) = line.strip_prefix("fact ").and_then(|fact| fact.split_once(' ')) {
+            self.facts.insert(name.to_owned(), value.to_owned());
+        } else if line.starts_with("##end demo ") {
+            self.ended = true;
+        } else if let Some(check) = tap::parse(line) {
+            let mark = if check.passed { "\u{1b}[32mok\u{1b}[0m    " } else { "\u{1b}[31mnot ok\u{1b}[0m" };
+            let why = check.why.map(|why| format!(" ({why})")).unwrap_or_default();
+            anstream::eprintln!("  {mark} {}{why}", check.text);
+            if check.passed {
+                self.passed = self.passed.saturating_add(1);
+            } else {
+                self.failed = self.failed.saturating_add(1);
+            }
+        }
+    }
+
+    fn fact(&self, name: &str) -> &str {
+        self.facts.get(name).map_or("?", String::as_str)
+    }
+
+    /// Whether the picture has all it shows, and nothing failed.
+    fn is_whole(&self) -> bool {
+        self.failed == 0 && SHOWN.iter().all(|name| self.facts.contains_key(*name))
+    }
+}
+
+/// The facts the picture is drawn from.
+const SHOWN: [&str; 12] = [
+    "pf",
+    "pf-link",
+    "vf",
+    "group",
+    "group-members",
+    "guest-kernel",
+    "guest-bdf",
+    "mac",
+    "ping",
+    "out",
+    "in",
+    "interrupts",
+];
+
+/// Runs the demonstration; returns whether every step was seen to work.
+pub fn run(options: &Options) -> Result<bool> {
+    let binary = match &options.binary {
+        Some(path) => path.clone(),
+        None => fresh::throughway()?,
+    };
+    let lab = Lab::prepare(options.kernel)?;
+    let run = lab.folder(Some(&binary))?;
+    let share = run.path().join("share");
+    let scenario = Scenario::read(&share.join("box/demo.sh"))?;
+    fs::copy(&scenario.path, share.join("scenarios/demo.sh")).context("Placing the demonstration")?;
+    fs::write(share.join("plan"), format!("demo {}\n", if options.exit { scenario.timeout } else { 86_400 }))
+        .context("Writing the plan")?;
+    if !options.exit {
+        fs::write(share.join("stay"), "").context("Asking the box to stay")?;
+    }
+    let output = fresh::target_folder()?.join("lab/demo");
+    fs::create_dir_all(&output).with_context(|| format!("Creating {}", output.display()))?;
+    let log = output.join("console.log");
+    anstream::eprintln!(
+        "- Booting the emulated box, {} kernel (console in {})",
+        options.kernel.name(),
+        log.display()
+    );
+    let mut machine = Machine::boot(lab.sysroot(), lab.spec(&run), &log)?;
+    let mut seen = Seen::default();
+    follow(&machine, &mut seen, |seen| seen.ended || seen.facts.contains_key("stay"))?;
+    keep(&share.join("out/demo"), &output)?;
+    if !seen.facts.contains_key("interrupts") {
+        bail!("The demonstration did not come to its end; its log is {}", output.join("log").display());
+    }
+    anstream::println!("{}", picture(&seen));
+    if seen.facts.contains_key("stay") {
+        anstream::eprintln!("The guest's console follows. `poweroff -f` ends the guest, Ctrl-A x the box.\n");
+        relay::console(&mut machine)?;
+        return Ok(seen.is_whole());
+    }
+    anstream::println!("{} passed, {} failed", seen.passed, seen.failed);
+    Ok(seen.ended && seen.is_whole())
+}
+
+fn follow(machine: &Machine, seen: &mut Seen, until: impl Fn(&Seen) -> bool) -> Result<()> {
+    let deadline = Instant::now().checked_add(WHOLE).context("Computing a deadline")?;
+    while !until(seen) {
+        match machine.next(deadline) {
+            Event::Result(line) => seen.take(&line),
+            Event::Console(_) => {}
+            Event::Ended => bail!("The box ended before the demonstration did"),
+            Event::Silence => bail!("The demonstration took more than {} s", WHOLE.as_secs()),
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what the box wrote: its share goes away with the run.
+fn keep(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+    for entry in entries.filter_map(std::result::Result::ok).filter(|entry| entry.path().is_file()) {
+        let name = entry.file_name();
+        fs::copy(entry.path(), to.join(&name)).with_context(|| format!("Keeping {}", name.display()))?;
+    }
+    Ok(())
+}
+
+/// Draws what was seen.
+fn picture(seen: &Seen) -> String {
+    let alone = if seen.fact("group-members") == "1" { "it alone" } else { "with others" };
+    let host = [
+        ("VF 0", format!("{}  vfio-pci", seen.fact("vf"))),
+        ("PF", format!("{}  igb  {}", seen.fact("pf"), seen.fact("pf-link"))),
+        ("address", "10.9.0.1".to_owned()),
+    ];
+    let iommu = [("group", format!("{} ({alone})", seen.fact("group")))];
+    let guest = [
+        ("kernel", format!("Linux {}", seen.fact("guest-kernel"))),
+        ("its card", format!("{}  igbvf  {}", seen.fact("guest-bdf"), seen.fact("mac"))),
+        ("address", "10.9.0.2".to_owned()),
+    ];
+    let boxes: [(&str, &[(&str, String)]); 3] =
+        [("THE GUEST (throughway's own VMM on KVM)", &guest), ("THE IOMMU", &iommu), ("THE HOST", &host)];
+    let width: usize = 62;
+    let mut lines = vec![String::new()];
+    for (index, (title, rows)) in boxes.iter().enumerate() {
+        if index > 0 {
+            lines.push(format!("  {:>32}", "|"));
+        }
+        lines.push(format!(
+            "  +-- {title} {}+",
+            "-".repeat(width.saturating_sub(title.len()).saturating_sub(4))
+        ));
+        for (name, value) in *rows {
+            lines.push(format!("  | {name:<10} {value:<50}|"));
+        }
+        lines.push(format!("  +{}+", "-".repeat(width)));
+    }
+    lines.push(String::new());
+    lines.push(format!("  ping through the VF      {}  (min/avg/max)", seen.fact("ping")));
+    lines.push(format!("  TCP out of the guest     {} Mbit/s", seen.fact("out")));
+    lines.push(format!("  TCP into the guest       {} Mbit/s", seen.fact("in")));
+    lines.push(format!("  VF interrupts meanwhile  {}, delivered to the guest", seen.fact("interrupts")));
+    lines.push(
+        "  (all of it in software emulation: the figures say that it works, not how fast it is)".to_owned(),
+    );
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_box_says_is_kept() {
+        let mut seen = Seen::default();
+        seen.take("fact vf 0000:01:10.0");
+        seen.take("ok 1 - a");
+        seen.take("not ok 2 - b # c");
+        seen.take("##end demo 0");
+        assert_eq!(seen.fact("vf"), "0000:01:10.0");
+        assert_eq!((seen.passed, seen.failed, seen.ended), (1, 1, true));
+        assert!(!seen.is_whole());
+    }
+
+    #[test]
+    fn a_demonstration_is_whole_with_every_fact_and_no_failure() {
+        let mut seen = Seen::default();
+        for name in SHOWN {
+            assert!(!seen.is_whole());
+            seen.take(&format!("fact {name} 1"));
+        }
+        assert!(seen.is_whole());
+        seen.take("not ok 1 - x");
+        assert!(!seen.is_whole());
+    }
+}
