@@ -3,9 +3,9 @@
 use std::fs::File;
 
 use linux_loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use linux_loader::loader::{BzImage, KernelLoader};
-use vm_memory::{ByteValued, GuestAddress};
+use vm_memory::ByteValued;
 
+use super::fill::fill;
 use super::{Entry, Error, KERNEL, Protocol, Request, at, e820, initrd};
 
 /// Where the setup header begins in the file and in the zero page.
@@ -41,8 +41,7 @@ pub(super) fn load(
     let header = header(head)?;
     let payload = payload_size(&header, length)?;
     let address = place(&header, payload, request.low_end())?;
-    let failed = |error| Error::Damaged(format!("{error}"));
-    BzImage::load(request.memory, Some(GuestAddress(address)), kernel, None).map_err(failed)?;
+    fill(&request, KERNEL, kernel, length - payload, address, payload)?;
 
     let end = address + u64::from(header.init_size).max(payload);
     let highest = request.low_end().min(u64::from(header.initrd_addr_max) + 1);

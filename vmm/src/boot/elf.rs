@@ -5,12 +5,12 @@ use std::fs::File;
 use linux_loader::elf::{
     EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE,
 };
-use linux_loader::loader::{Elf, KernelLoader};
 use linux_loader::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use super::fill::fill;
 use super::{COMMAND_LINE_MAX, Entry, Error, KERNEL, Protocol, Request, at, e820, initrd, read_at};
 
 /// More program headers than this no kernel has (Linux: 5).
@@ -30,9 +30,8 @@ struct Plan {
 pub(super) fn load(mut request: Request<'_>, kernel: &mut File, length: u64) -> Result<Entry, Error> {
     let plan = plan(kernel, length)?;
     let end = check_fit(&plan, request.low_end())?;
-    let failed = |error| Error::Damaged(format!("{error}"));
-    Elf::load(request.memory, None, kernel, None).map_err(failed)?;
     for segment in &plan.segments {
+        fill(&request, KERNEL, kernel, segment.p_offset, segment.p_paddr, segment.p_filesz)?;
         zero(&request, segment.p_paddr + segment.p_filesz, segment.p_memsz - segment.p_filesz)?;
     }
     let free = end..request.low_end();

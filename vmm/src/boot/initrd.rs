@@ -1,10 +1,6 @@
 //! The initial RAM disk: as high as it can go, so that it is out of the kernel's way.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-
-use vm_memory::{Bytes, GuestAddress};
-
+use super::fill::fill;
 use super::{Error, INITRD, Request, file_length};
 
 const PAGE: u64 = 4096;
@@ -31,9 +27,7 @@ pub(super) fn load(request: &mut Request<'_>, free: std::ops::Range<u64>) -> Res
         needed: size,
         free: free.end.saturating_sub(free.start),
     })?;
-    let read = |source| Error::Read { what: INITRD, doing: "going to its start", source };
-    file.seek(SeekFrom::Start(0)).map_err(read)?;
-    fill(request, file, address, size)?;
+    fill(request, INITRD, file, 0, address, size)?;
     Ok(Some(Placed { address, size }))
 }
 
@@ -41,14 +35,6 @@ pub(super) fn load(request: &mut Request<'_>, free: std::ops::Range<u64>) -> Res
 fn place(size: u64, free: &std::ops::Range<u64>) -> Option<u64> {
     let address = free.end.checked_sub(size)? / PAGE * PAGE;
     (address >= free.start).then_some(address)
-}
-
-fn fill(request: &Request<'_>, file: &mut File, address: u64, size: u64) -> Result<(), Error> {
-    let length = usize::try_from(size).unwrap_or(usize::MAX);
-    request
-        .memory
-        .read_exact_volatile_from(GuestAddress(address), file, length)
-        .map_err(|source| Error::Memory { what: INITRD, address, source })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod bzimage;
 mod e820;
 mod elf;
+mod fill;
 mod initrd;
 mod registers;
 

@@ -29,6 +29,9 @@ const LARGE: u64 = 1 << 7;
 /// MSR_IA32_MISC_ENABLE, bit 0: fast string operations (Intel SDM 4, table 2-2).
 const MISC_ENABLE: u32 = 0x1a0;
 const FAST_STRINGS: u64 = 1;
+/// HWCR, bit 24: the TSC counts at the frequency of P0 (AMD PPR, MSRC001_0015). Linux on AMD complains without it.
+const HARDWARE_CONFIGURATION: u32 = 0xc001_0015;
+const TSC_AT_P0: u64 = 1 << 24;
 /// MSR_MTRRdefType: MTRRs on, and write-back where none says otherwise (Intel SDM 3, 13.11.2.1).
 const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
@@ -141,10 +144,12 @@ pub fn setup_firmware_state(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let with = |entries: &[kvm_msr_entry]| {
         Msrs::from_entries(entries).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
     };
-    let mut misc = with(&[entry(MISC_ENABLE, 0)])?;
-    let have = vcpu.get_msrs(&mut misc)?;
-    let misc = misc.as_slice().iter().take(have).map(|msr| entry(msr.index, msr.data | FAST_STRINGS));
-    let wanted: Vec<_> = std::iter::once(entry(MTRR_DEFAULT_TYPE, MTRR_ON_WRITE_BACK)).chain(misc).collect();
+    let mut old = with(&[entry(MISC_ENABLE, 0), entry(HARDWARE_CONFIGURATION, 0)])?;
+    let have = vcpu.get_msrs(&mut old)?;
+    let add = |index| if index == MISC_ENABLE { FAST_STRINGS } else { TSC_AT_P0 };
+    let changed = old.as_slice().iter().take(have).map(|msr| entry(msr.index, msr.data | add(msr.index)));
+    let wanted: Vec<_> =
+        std::iter::once(entry(MTRR_DEFAULT_TYPE, MTRR_ON_WRITE_BACK)).chain(changed).collect();
     let set = vcpu.set_msrs(&with(&wanted)?)?;
     if set < wanted.len() {
         tracing::debug!("KVM set {set} of the {} MSRs that firmware sets", wanted.len());

@@ -217,6 +217,27 @@ fn an_initrd_stays_below_what_the_kernel_can_reach() {
 }
 
 #[test]
+fn large_files_arrive_whole_with_and_without_a_file_behind_guest_memory() {
+    let content: Vec<u8> = (0..3_000_001_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let kernel = elf(&[
+        (NOTE, 0, &pvh_note(0x10_0000), 0),
+        (LOAD, MIB + 0x123, &content, 4 * MIB),
+        (LOAD, MIB, b"code", 4),
+    ]);
+    let with = ram(64 * MIB);
+    let without = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
+    for memory in [with.memory(), &without] {
+        load(memory, 64 * MIB, &mut file(&kernel), Some(&mut file(&content)), "", RSDP).unwrap();
+        let module: hvm_modlist_entry = memory.read_obj(GuestAddress(at::MODULES)).unwrap();
+        for address in [MIB + 0x123, module.paddr] {
+            let mut there = vec![0; content.len()];
+            memory.read_slice(&mut there, GuestAddress(address)).unwrap();
+            assert!(there == content, "at {address:#x}");
+        }
+    }
+}
+
+#[test]
 fn an_empty_initrd_is_none() {
     let ram = ram(64 * MIB);
     load_into(&ram, &pvh_kernel(b""), Some(&[]), "").unwrap();
