@@ -459,8 +459,6 @@ fn mutated(kernel: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
-
     #[test]
     fn a_mutated_kernel_is_loaded_or_refused(
         kernel in prop_oneof![mutated(pvh_kernel(b"code and data")), mutated(bzimage(&[0x90; 700]))],
