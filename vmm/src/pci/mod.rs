@@ -4,11 +4,13 @@ pub mod config_space;
 pub mod device;
 pub mod host_bridge;
 pub mod place;
+pub mod planner;
 pub mod root;
 pub mod root_port;
 
 pub use config_space::{ConfigSpace, Header, Identity, LayoutError};
 pub use device::{BarKind, BarSpec, ConfigEffect, PciDevice, Window};
 pub use place::{Devfn, Place};
+pub use planner::{Plan, PlanError, Request, Space, Windows, plan};
 pub use root::{AddError, Root};
 pub use root_port::RootPort;
