@@ -25,6 +25,9 @@ pub enum Error {
     /// A function that finds no place in the hierarchy.
     #[error(transparent)]
     Place(#[from] pci::AddError),
+    /// BARs that find no place.
+    #[error(transparent)]
+    Plan(#[from] pci::PlanError),
     /// A chipset function that contradicts itself.
     #[error(transparent)]
     Layout(#[from] pci::LayoutError),

@@ -1,6 +1,7 @@
 //! The guest's PCI hierarchy: chipset functions, and each slot's functions behind a root port of their own.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use vfio::IoAddressSpace;
@@ -9,7 +10,7 @@ use super::Error;
 use super::events::{Events, Source};
 use crate::memory::GuestRam;
 use crate::passthrough::{PassthroughDevice, Placement, map_guest_ram};
-use crate::pci::{Devfn, PciDevice, Place, Root, RootPort, host_bridge};
+use crate::pci::{self, Devfn, PciDevice, Place, Request, Root, RootPort, Space, host_bridge};
 use crate::spec::Slot;
 use crate::vcpu::Buses;
 use crate::vm::Vm;
@@ -32,8 +33,7 @@ struct Watch {
 pub(super) struct Hierarchy {
     root: Arc<Root>,
     watches: Vec<Watch>,
-    ram_size: u64,
-    address_bits: u8,
+    space: Space,
 }
 
 impl Hierarchy {
@@ -56,8 +56,10 @@ impl Hierarchy {
         if let Some(devfn) = Devfn::new(LPC, 0) {
             root.add(Place::Root(devfn), Arc::new(host_bridge::lpc_bridge()))?;
         }
-        map_guest_ram(ram, &spaces(&slots))?;
-        let mut hierarchy = Self { root, watches: Vec::new(), ram_size: ram.size(), address_bits };
+        let spaces = spaces(&slots);
+        map_guest_ram(ram, &spaces)?;
+        let space = Space { ram_end, phys_bits: address_bits, iova: common_ranges(&spaces) };
+        let mut hierarchy = Self { root, watches: Vec::new(), space };
         for (slot, port) in slots.into_iter().zip(FIRST_PORT..) {
             hierarchy.add_slot(vm, slot, port)?;
         }
@@ -87,8 +89,9 @@ impl Hierarchy {
 
     /// Places all BARs as firmware would, and says where they may be.
     pub(super) fn program(&self) -> Result<acpi::Windows, Error> {
-        let _ = (self.ram_size, self.address_bits);
-        Ok(acpi::Windows { mmio32: layout::MMIO32_START..layout::MMIO32_END, mmio64: None })
+        let plan = pci::plan(&Request::of(&self.root, self.space.clone()))?;
+        plan.program(&self.root);
+        Ok(acpi::Windows { mmio32: plan.windows.mmio32, mmio64: plan.windows.mmio64 })
     }
 
     /// Has the loop watch what the devices want watched.
@@ -146,4 +149,19 @@ fn spaces(slots: &[Slot]) -> Vec<Arc<dyn IoAddressSpace>> {
         }
     }
     spaces
+}
+
+/// What all address spaces can map; `None` when there are none.
+fn common_ranges(spaces: &[Arc<dyn IoAddressSpace>]) -> Option<Vec<RangeInclusive<u64>>> {
+    spaces.iter().map(|space| space.iova_ranges()).reduce(|common, ranges| {
+        let meet = |one: &RangeInclusive<u64>| {
+            let start = *one.start();
+            let last = *one.end();
+            ranges
+                .iter()
+                .map(move |other| start.max(*other.start())..=last.min(*other.end()))
+                .collect::<Vec<_>>()
+        };
+        common.iter().flat_map(meet).filter(|range| !range.is_empty()).collect()
+    })
 }
