@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod cli;
 pub mod config;
+mod faults;
 pub mod guest;
 pub mod host;
 pub mod plan;

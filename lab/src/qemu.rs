@@ -161,7 +161,7 @@ impl Arguments {
     }
 
     fn other_functions(&mut self, spec: &Spec) {
-        self.behind_port("edu,id=edu0");
+        self.behind_port("edu,id=edu0,dma_mask=0xffffffffffffffff");
         let disk = spec.disk.display().to_string().replace(',', ",,");
         self.pair("-drive", format!("if=none,id=namespace,format=raw,file={disk}"));
         self.pair("-device", "nvme-subsys,id=subsystem,nqn=lab");

@@ -13,6 +13,7 @@ use super::exit::{Exit, complain};
 use super::terminal::Terminal;
 use crate::apply::{self, Applied, Ledger};
 use crate::config::{Config, Diagnostic, Vm};
+use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
 use crate::plan::{Refusal, plan};
@@ -68,6 +69,10 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     }
     let (sysfs, ledger) = (Sysfs::default(), Ledger::at(&arguments.state.state_dir));
     let applied = prepare(&config, arguments, vm, &sysfs, &ledger)?;
+    let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
+    if let Err(error) = faults::watch(name, functions) {
+        tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
+    }
     let outcome = start(name, vm, files, &applied);
     let restored = give_back(name, &sysfs, &ledger);
     match (outcome, restored) {

@@ -92,8 +92,10 @@ pub fn load(document: &Document) -> Result<Config, Vec<Diagnostic>> {
     let schema = schema_for!(Config).to_value();
     let walk = Unknown { document, schema: &schema };
     walk.visit(&mut value, &schema, &mut Vec::new(), &mut problems);
+    let before = problems.len();
     let config = typed(document, value, &mut problems);
-    if problems.is_empty() {
+    // What could not be read would be missed in the second look.
+    if problems.len() == before {
         problems.extend(validate::problems(document, &config));
     }
     problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -380,8 +382,23 @@ fn problem(document: &Document, path: &[Step], message: &str, missing: Option<&s
             (key == "version").then(|| "begin the file with `version: 1`".to_owned()),
         ),
         Some(key) => document.problem(path, End::Key, format!("The key `{key}` is missing here"), None),
-        None => document.problem(path, End::Value, capital(message), None),
+        None => document.problem(path, End::Value, capital(&plain(message)), None),
     }
+}
+
+/// The parser's words for types, as a person would say them.
+fn plain(message: &str) -> String {
+    let Some((found, expected)) = message.split_once(", expected ") else { return message.to_owned() };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" => "a whole number",
+        "a boolean" => "true or false",
+        "a string" => "text",
+        "a map" => "keys and values",
+        "a sequence" => "a list",
+        text if text.starts_with("struct ") => "keys and values",
+        text => text,
+    };
+    format!("{found}, expected {expected}")
 }
 
 fn step(segment: &serde_path_to_error::Segment) -> Option<Step> {
