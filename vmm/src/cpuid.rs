@@ -87,16 +87,24 @@ impl Template {
     }
 }
 
-/// Width of guest physical addresses on this host; 36, which every 64-bit processor has, where KVM does not say.
+/// Width of the guest physical addresses that this host can map; 36, which every 64-bit processor has, where KVM does
+/// not say.
 pub fn physical_address_bits(kvm: &Kvm) -> u8 {
     supported(kvm).map_or(OLDEST_WIDTH, |cpuid| address_width(cpuid.as_slice()))
 }
 
 const OLDEST_WIDTH: u8 = 36;
+/// What nested paging with four levels reaches.
+const FOUR_LEVELS: u8 = 48;
 
+/// Leaf 0x8000_0008: the processor's width (7:0), and what KVM can map of it (23:16), which older KVMs leave at zero.
 fn address_width(entries: &[kvm_cpuid_entry2]) -> u8 {
     let leaf = entries.iter().find(|entry| entry.function == 0x8000_0008);
-    leaf.map_or(OLDEST_WIDTH, |entry| entry.eax.to_le_bytes()[0])
+    match leaf.map(|entry| entry.eax.to_le_bytes()) {
+        Some([processor, _, 0, _]) => processor.min(FOUR_LEVELS),
+        Some([processor, _, mapped, _]) => processor.min(mapped),
+        None => OLDEST_WIDTH,
+    }
 }
 
 fn supported(kvm: &Kvm) -> Result<CpuId, Error> {

@@ -30,9 +30,12 @@ struct Plan {
 pub(super) fn load(mut request: Request<'_>, kernel: &mut File, length: u64) -> Result<Entry, Error> {
     let plan = plan(kernel, length)?;
     let end = check_fit(&plan, request.low_end())?;
+    // First what is empty: where segments touch the same page or overlap, content wins.
+    for segment in &plan.segments {
+        zero(&request, segment.p_paddr + segment.p_filesz, segment.p_memsz - segment.p_filesz)?;
+    }
     for segment in &plan.segments {
         fill(&request, KERNEL, kernel, segment.p_offset, segment.p_paddr, segment.p_filesz)?;
-        zero(&request, segment.p_paddr + segment.p_filesz, segment.p_memsz - segment.p_filesz)?;
     }
     let free = end..request.low_end();
     let initrd = initrd::load(&mut request, free)?;

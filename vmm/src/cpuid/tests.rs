@@ -110,7 +110,9 @@ fn leaf_0x1f_is_there_only_where_leaf_0_reaches_it() {
 
 #[test]
 fn address_width_comes_from_leaf_8000_0008() {
+    let width = |eax| address_width(&[leaf(0x8000_0008, 0, [eax, 0, 0, 0])]);
     assert_eq!(address_width(&intel()), 0x27);
+    assert_eq!((width(0x3934), width(0x30_3934), width(0x34_3934)), (48, 48, 52));
     assert_eq!(address_width(&[]), 36);
 }
 
