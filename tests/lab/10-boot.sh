@@ -1,4 +1,5 @@
 # proves: Linux starts by PVH and as a bzImage, on ordinary and huge pages, finds the topology, ACPI and memory types it was given, resets and powers off.
+# kernels: debian
 # timeout: 600
 . /share/box/lib.sh
 
