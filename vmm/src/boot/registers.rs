@@ -35,6 +35,9 @@ const TSC_AT_P0: u64 = 1 << 24;
 /// MSR_MTRRdefType: MTRRs on, and write-back where none says otherwise (Intel SDM 3, 13.11.2.1).
 const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
 const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
+/// MSR_MTRRphysMask0 to 7, every other MSR: KVM has eight variable ranges. They are not in its list of MSRs to save, so a
+/// guest reset would leave them as they were.
+const MTRR_MASKS: std::ops::RangeInclusive<u32> = 0x201..=0x20f;
 
 /// A flat segment as KVM wants it and as the descriptor table has it.
 fn segment(selector: u16, protocol: Protocol) -> kvm_segment {
@@ -134,7 +137,8 @@ pub fn setup_registers(vcpu: &VcpuFd, entry: &Entry) -> Result<(), Error> {
     vcpu.set_fpu(&fpu).map_err(failed("floating-point registers"))
 }
 
-/// Leaves a vCPU as firmware would, for direct boot: every vCPU needs it, once it has its CPUID, before it first runs.
+/// Leaves a vCPU as firmware would, for direct boot: every vCPU needs it, once it has its CPUID, before it first runs and
+/// after a reset.
 ///
 /// With MTRRs off, Linux does without PAT, and a guest with a passed-through device that is not coherent runs uncached;
 /// without fast strings it copies by single words.
@@ -148,8 +152,9 @@ pub fn setup_firmware_state(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let have = vcpu.get_msrs(&mut old)?;
     let add = |index| if index == MISC_ENABLE { FAST_STRINGS } else { TSC_AT_P0 };
     let changed = old.as_slice().iter().take(have).map(|msr| entry(msr.index, msr.data | add(msr.index)));
-    let wanted: Vec<_> =
-        std::iter::once(entry(MTRR_DEFAULT_TYPE, MTRR_ON_WRITE_BACK)).chain(changed).collect();
+    let ranges_off = MTRR_MASKS.step_by(2).map(|index| entry(index, 0));
+    let default = std::iter::once(entry(MTRR_DEFAULT_TYPE, MTRR_ON_WRITE_BACK));
+    let wanted: Vec<_> = default.chain(ranges_off).chain(changed).collect();
     let set = vcpu.set_msrs(&with(&wanted)?)?;
     if set < wanted.len() {
         tracing::debug!("KVM set {set} of the {} MSRs that firmware sets", wanted.len());
@@ -171,13 +176,20 @@ mod tests {
         let vm = kvm.create_vm().unwrap();
         let vcpu = vm.create_vcpu(0).unwrap();
         vcpu.set_cpuid2(&kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap()).unwrap();
+        // What a guest may have left.
+        let left = [(0x201, 0x800), (MTRR_DEFAULT_TYPE, 0)].map(|(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        });
+        assert_eq!(vcpu.set_msrs(&Msrs::from_entries(&left).unwrap()).unwrap(), 2);
         setup_firmware_state(&vcpu).unwrap();
-        let asked =
-            [MTRR_DEFAULT_TYPE, MISC_ENABLE].map(|index| kvm_msr_entry { index, ..Default::default() });
+        let asked = [MTRR_DEFAULT_TYPE, MISC_ENABLE, 0x201]
+            .map(|index| kvm_msr_entry { index, ..Default::default() });
         let mut msrs = Msrs::from_entries(&asked).unwrap();
-        assert_eq!(vcpu.get_msrs(&mut msrs).unwrap(), 2);
-        let [mtrr, misc] = [0, 1].map(|index| msrs.as_slice()[index].data);
-        assert_eq!((mtrr, misc & FAST_STRINGS), (MTRR_ON_WRITE_BACK, FAST_STRINGS));
+        assert_eq!(vcpu.get_msrs(&mut msrs).unwrap(), 3);
+        let [mtrr, misc, mask] = [0, 1, 2].map(|index| msrs.as_slice()[index].data);
+        assert_eq!((mtrr, misc & FAST_STRINGS, mask), (MTRR_ON_WRITE_BACK, FAST_STRINGS, 0));
     }
 
     #[test]

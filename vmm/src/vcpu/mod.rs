@@ -76,7 +76,10 @@ impl Vcpu {
     pub fn reset(&self) -> Result<(), vm::Error> {
         let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = &self.power_on else { return Err(vm::Error::Capability("a kept power-on state")) };
-        state.restore(&fd).map_err(vm::Error::call(format!("Resetting vCPU {}", self.index)))
+        state
+            .restore(&fd)
+            .and_then(|()| boot::setup_firmware_state(&fd))
+            .map_err(vm::Error::call(format!("Resetting vCPU {}", self.index)))
     }
 
     /// Starts the thread; it is parked until [`resume`](Self::resume).
