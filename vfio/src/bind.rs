@@ -86,19 +86,16 @@ impl<'a> Binding<'a> {
     }
 
     /// Puts back what [`state`](Self::state) said. May be done twice.
+    ///
+    /// The driver comes back by an override too, which is then set as it was: without one, a VF whose PF has
+    /// `sriov_drivers_autoprobe` off takes no driver at all, and another driver than before may find the function.
     pub fn restore(&self, state: &DriverState) -> Result<(), Error> {
-        let text = state.driver_override.as_deref().unwrap_or("");
-        self.set_override(text)?;
-        if self.driver() == state.driver {
-            return Ok(());
-        }
-        self.unbind()?;
         match &state.driver {
-            // `bind` probes exactly this driver: what drivers_probe would find now need not be what was there.
-            Some(driver) if state.driver_override.is_none() => self.attach(driver),
-            Some(driver) => self.probe(driver),
-            None => Ok(()),
+            driver if *driver == self.driver() => {}
+            Some(driver) => self.bind(driver)?,
+            None => self.unbind()?,
         }
+        self.set_override(state.driver_override.as_deref().unwrap_or(""))
     }
 
     fn bind(&self, driver: &str) -> Result<(), Error> {
@@ -132,15 +129,6 @@ impl<'a> Binding<'a> {
         let probe = self.sysfs.path("bus/pci/drivers_probe");
         write(&probe, &self.address.to_string()).map_err(|source| self.sysfs(source))?;
         self.wait_for(driver)
-    }
-
-    fn attach(&self, driver: &str) -> Result<(), Error> {
-        let bind = self.sysfs.path("bus/pci/drivers").join(driver).join("bind");
-        match write(&bind, &self.address.to_string()) {
-            Err(_) if self.driver().as_deref() == Some(driver) => Ok(()),
-            Err(source) => Err(self.sysfs(source)),
-            Ok(()) => self.wait_for(driver),
-        }
     }
 
     fn wait_for(&self, driver: &str) -> Result<(), Error> {
