@@ -21,6 +21,8 @@ pub enum Event {
     Stop,
     /// Press the power button: the guest is asked to shut down.
     PowerButton,
+    /// Write what KVM has counted to the log.
+    Stats,
 }
 
 /// A queue whose descriptor is readable while there is something in it.

@@ -6,6 +6,7 @@ mod exit;
 mod run;
 mod terminal;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,7 +29,11 @@ Exit codes:
   4  the guest reset, and its file says `on-reset: exit`
   5  the guest crashed its processor
   6  a device failed, and the file says `on-device-error: stop`
-  7  the guest was stopped from outside (Ctrl-A x, SIGTERM)";
+  7  the guest was stopped from outside (Ctrl-A x, SIGTERM)
+
+Signals, for `run`:
+  SIGTERM, SIGINT, SIGHUP  stop the guest
+  SIGUSR1                  write what KVM has counted of each vCPU to the log (seen with -v)";
 
 /// Hands PCIe functions and SR-IOV virtual functions to virtual machines, from one YAML file.
 #[derive(Parser)]
@@ -89,5 +94,5 @@ fn log_to_stderr(verbose: u8) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    log.compact().init();
+    log.with_ansi(std::io::stderr().is_terminal()).compact().init();
 }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use vmm::machine::Handle;
 use vmm::spec::Console;
 
@@ -21,7 +23,7 @@ pub(super) struct Terminal {
 impl Terminal {
     /// Makes a terminal raw and starts to read it. Anything else (a pipe, a file) is passed on untouched.
     pub(super) fn open(handle: Handle) -> io::Result<Self> {
-        stop_on_signals(handle.clone())?;
+        act_on_signals(handle.clone())?;
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Ok(Self { before: None, input: stdin.as_fd().try_clone_to_owned()? });
@@ -30,7 +32,8 @@ impl Terminal {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
-        let (input, to_guest) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // What a guest that reads nothing leaves in the pipe must not keep us from seeing Ctrl-A.
+        let (input, to_guest) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let terminal = Self { before: Some(before), input };
         std::thread::Builder::new()
             .name("terminal".into())
@@ -81,22 +84,22 @@ fn relay(mut to_guest: File, handle: &Handle) {
                 }
             }
         }
-        if to_guest.write_all(&pass).is_err() {
-            return;
+        // Once the guest is gone, nobody reads any more; there is nothing to do about it.
+        if let Err(error) = to_guest.write_all(&pass) {
+            tracing::debug!("Input for the guest was dropped: {error}");
         }
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP stop the guest, so that its devices go back.
-fn stop_on_signals(handle: Handle) -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGHUP,
-    ])?;
+/// SIGTERM, SIGINT and SIGHUP stop the guest, so that its devices go back; SIGUSR1 asks for its statistics.
+fn act_on_signals(handle: Handle) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for _ in signals.forever() {
-            handle.stop();
+        for signal in signals.forever() {
+            match signal {
+                SIGUSR1 => handle.log_stats(),
+                _ => handle.stop(),
+            }
         }
     })?;
     Ok(())

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vm_superio::serial::SerialEvents;
+use rustix::event::{PollFd, PollFlags, poll};
+use vm_superio::serial::{SerialEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -40,27 +41,50 @@ impl SerialEvents for Drained {
     }
 }
 
-/// Writes through at once; where nobody takes it any more (EPIPE, EIO of a closed pty) the guest goes on unheard.
-struct Output(File);
+/// Where the guest's bytes go. Each is written at once, and the vCPU that writes it waits for a reader that is slow;
+/// where nobody takes it any more (EPIPE, EIO of a closed pty) the guest goes on unheard.
+struct Output {
+    to: Mutex<File>,
+    /// Readable while nobody may wait for a reader, because vCPUs are to be stopped.
+    hurry: EventFd,
+}
 
-impl Write for Output {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let error = match self.0.write_all(data) {
-            Ok(()) => return Ok(data.len()),
-            Err(error) => error,
-        };
-        tracing::debug!("Writing to the console: {error}");
-        Ok(data.len())
+impl Output {
+    fn put(&self, byte: u8) {
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let written = self.wait(&to).and_then(|may| if may { to.write(&[byte]) } else { Ok(0) });
+            match written {
+                Ok(_) => return,
+                Err(error) if retryable(&error) => {}
+                Err(error) => return tracing::debug!("Writing to the console: {error}"),
+            }
+        }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// Waits until something can be written; false when it is not to be waited for.
+    fn wait(&self, to: &File) -> io::Result<bool> {
+        // SAFETY: the descriptor belongs to `self.hurry`, which lives as long as the borrow.
+        let hurry = unsafe { BorrowedFd::borrow_raw(self.hurry.as_raw_fd()) };
+        let mut fds = [PollFd::new(to, PollFlags::OUT), PollFd::from_borrowed_fd(hurry, PollFlags::IN)];
+        poll(&mut fds, None)?;
+        let [to, hurry] = fds;
+        Ok(!to.revents().is_empty() || hurry.revents().is_empty())
     }
 }
 
+fn retryable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+type Uart = Serial<Interrupt, Drained, Vec<u8>>;
+
 /// The port. Its interrupt goes through an irqfd.
+///
+/// What the guest sends passes through a buffer in `uart`, so that nobody holds its lock while he waits for `output`.
 pub struct SerialPort {
-    uart: Mutex<Serial<Interrupt, Drained, Output>>,
+    uart: Mutex<Uart>,
+    output: Output,
     drained: EventFd,
 }
 
@@ -73,8 +97,31 @@ impl SerialPort {
         let drained = made(EFD_NONBLOCK).map_err(failed)?;
         vm.attach_irqfd(&interrupt, COM1_IRQ)?;
         let events = Drained(drained.try_clone().map_err(failed)?);
-        let uart = Serial::with_events(Interrupt(interrupt), events, Output(File::from(output)));
-        Ok(Arc::new(Self { uart: Mutex::new(uart), drained }))
+        let uart = Serial::with_events(Interrupt(interrupt), events, Vec::with_capacity(1));
+        let hurry = made(EFD_NONBLOCK).map_err(failed)?;
+        let output = Output { to: Mutex::new(File::from(output)), hurry };
+        Ok(Arc::new(Self { uart: Mutex::new(uart), output, drained }))
+    }
+
+    /// From now on no vCPU waits for a slow reader: what he does not take is lost. For when vCPUs are to be stopped.
+    pub fn hurry(&self) {
+        if let Err(error) = self.output.hurry.write(1) {
+            tracing::error!("Stopping to wait for the console's reader: {error}");
+        }
+    }
+
+    /// Back to power-on, and [`hurry`](Self::hurry) is over. What the guest had not read yet is lost.
+    pub fn reset(&self) -> io::Result<()> {
+        let _ = self.output.hurry.read();
+        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+        let interrupt = Interrupt(uart.interrupt_evt().0.try_clone()?);
+        let events = Drained(uart.events().0.try_clone()?);
+        // Only a state with too much input is refused, and this one has none.
+        if let Ok(fresh) = Uart::from_state(&SerialState::default(), interrupt, events, Vec::with_capacity(1))
+        {
+            *uart = fresh;
+        }
+        self.drained.write(1)
     }
 
     /// How many bytes the receive buffer takes now.
@@ -115,13 +162,75 @@ impl BusDevice for SerialPort {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Action {
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
         // A string instruction repeats at one port, and so does each element that arrives here: one byte a write.
-        if let (Ok(at @ 0..8), [byte]) = (u8::try_from(offset), data)
-            && let Err(error) = uart.write(at, *byte)
-        {
-            tracing::debug!("Writing COM1 register {at}: {error:?}");
+        if let (Ok(at @ 0..8), [byte]) = (u8::try_from(offset), data) {
+            let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = uart.write(at, *byte) {
+                tracing::debug!("Writing COM1 register {at}: {error:?}");
+            }
+            let sent = uart.writer_mut().pop();
+            drop(uart);
+            if let Some(byte) = sent {
+                self.output.put(byte);
+            }
         }
         Action::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const THR: u64 = 0;
+    const LCR: u64 = 3;
+    const SCRATCH: u64 = 7;
+
+    fn port() -> Option<(Arc<SerialPort>, OwnedFd)> {
+        let vm = match Vm::new() {
+            Ok(vm) => vm,
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+        };
+        vm.create_interrupt_controllers().unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        Some((SerialPort::new(&vm, writer).unwrap(), reader))
+    }
+
+    #[test]
+    fn a_reader_who_takes_nothing_stops_the_writer_until_there_is_hurry() {
+        let Some((port, _reader)) = port() else { return };
+        let writer = std::thread::spawn({
+            let port = Arc::clone(&port);
+            // Twice what a pipe holds.
+            move || (0..1 << 17).for_each(|_| drop(port.write(THR, b"x")))
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let waited = !writer.is_finished();
+        assert!(port.room() > 0, "nobody else waits with it");
+        port.hurry();
+        writer.join().unwrap();
+        assert!(waited);
+    }
+
+    #[test]
+    fn a_reset_forgets_registers_and_input_and_writes_go_out_again() {
+        let Some((port, reader)) = port() else { return };
+        let _ = port.write(LCR, &[0x80]);
+        let _ = port.write(SCRATCH, &[0x55]);
+        port.receive(b"typed");
+        port.hurry();
+        port.reset().unwrap();
+        let mut scratch = [0];
+        port.read(SCRATCH, &mut scratch);
+        assert_eq!((scratch, port.room()), ([0], 64));
+        let _ = port.write(THR, b"!");
+        let mut out = [0; 8];
+        assert_eq!(rustix::io::read(&reader, &mut out).unwrap(), 1);
+        assert_eq!(out[0], b'!');
     }
 }

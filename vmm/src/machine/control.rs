@@ -20,4 +20,9 @@ impl Handle {
     pub fn press_power_button(&self) {
         self.mailbox.post(Event::PowerButton);
     }
+
+    /// Writes what KVM has counted of each vCPU to the log, at level info.
+    pub fn log_stats(&self) {
+        self.mailbox.post(Event::Stats);
+    }
 }

@@ -51,6 +51,7 @@ impl Machine {
         let vm = Arc::new(Vm::new()?);
         let ram = Arc::new(GuestRam::new(&spec.memory)?);
         ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
+        vm.create_interrupt_controllers()?;
         let mailbox = Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?;
         Ok(Self { spec, vm, ram, mailbox: Arc::new(mailbox) })
     }
@@ -71,6 +72,9 @@ impl Machine {
         let mut running = Running::build(self, resources)?;
         let result = running.power_on().and_then(|()| running.serve());
         running.stop();
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            running.each_stats(|line| tracing::debug!("{line}"));
+        }
         result
     }
 }
@@ -82,6 +86,7 @@ struct Running {
     initrd: Option<File>,
     hierarchy: Hierarchy,
     pm: Arc<PowerManagement>,
+    serial: Arc<SerialPort>,
     console: ConsoleInput,
     events: Events,
     irqchip: Option<IrqchipState>,
@@ -109,7 +114,7 @@ impl Running {
         let console = events
             .watch(&*machine.mailbox, Source::Mailbox)
             .and_then(|_| hierarchy.watch(&events))
-            .and_then(|()| ConsoleInput::new(serial, console.input, &events))
+            .and_then(|()| ConsoleInput::new(Arc::clone(&serial), console.input, &events))
             .map_err(failed)?;
 
         let mut running = Self {
@@ -118,6 +123,7 @@ impl Running {
             initrd,
             hierarchy,
             pm,
+            serial,
             console,
             events,
             irqchip,
@@ -206,6 +212,10 @@ impl Running {
                     self.pm.press_power_button();
                     None
                 }
+                Event::Stats => {
+                    self.each_stats(|line| tracing::info!("{line}"));
+                    None
+                }
             };
             if end.is_some() {
                 return Ok(end);
@@ -247,11 +257,13 @@ impl Running {
     fn reset(&mut self) -> Result<Option<Outcome>, Error> {
         let Some(irqchip) = &self.irqchip else { return Ok(Some(Outcome::Reset)) };
         tracing::info!("The guest resets");
+        self.serial.hurry();
         for vcpu in &self.vcpus {
             vcpu.park();
         }
         self.hierarchy.reset();
         self.pm.reset();
+        self.serial.reset().map_err(Error::io("Resetting COM1"))?;
         self.machine.vm.restore_irqchip(irqchip)?;
         for vcpu in &self.vcpus {
             vcpu.reset()?;
@@ -260,8 +272,19 @@ impl Running {
         Ok(None)
     }
 
+    /// What KVM has counted of each vCPU, as a line for the log.
+    fn each_stats(&self, log: impl Fn(&str)) {
+        for (vcpu, index) in self.vcpus.iter().zip(0..) {
+            match vcpu.stats() {
+                Ok(counters) => log(&format!("KVM statistics of vCPU {index}: {counters}")),
+                Err(error) => log(&format!("KVM has no statistics of vCPU {index}: {error}")),
+            }
+        }
+    }
+
     /// Ends the processors first: nothing may touch a device while it is let go.
     fn stop(&mut self) {
+        self.serial.hurry();
         for vcpu in &self.vcpus {
             vcpu.end();
         }

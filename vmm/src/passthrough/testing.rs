@@ -12,7 +12,7 @@ use crate::vm::Vm;
 
 /// The test's machine, or `None` where there is no KVM, with the reason printed.
 pub(super) fn vm() -> Option<Arc<Vm>> {
-    match Vm::new() {
+    match Vm::new().and_then(|vm| vm.create_interrupt_controllers().map(|()| vm)) {
         Ok(vm) => Some(Arc::new(vm)),
         Err(error) => {
             let required = std::env::var("REQUIRE").is_ok_and(|suites| suites.split(',').any(|s| s == "kvm"));

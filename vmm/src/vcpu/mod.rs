@@ -26,7 +26,7 @@ use crate::bus::Bus;
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::GuestRam;
 use crate::outcome::{Crash, CrashKind};
-use crate::vm::{self, Vm};
+use crate::vm::{self, Counters, Stats, Vm};
 use crate::{Action, boot};
 use kick::Switch;
 pub use kick::install_handler;
@@ -47,6 +47,7 @@ pub struct Vcpu {
     fd: Mutex<VcpuFd>,
     switch: Switch,
     power_on: Option<PowerOn>,
+    stats: io::Result<Stats>,
 }
 
 impl Vcpu {
@@ -64,7 +65,19 @@ impl Vcpu {
         boot::setup_firmware_state(&fd).map_err(doing("Setting the first MSRs of"))?;
         let power_on = resettable.then(|| PowerOn::capture(vm.kvm(), &fd)).transpose();
         let power_on = power_on.map_err(doing("Reading the power-on state of"))?;
-        Ok(Arc::new(Self { index, fd: Mutex::new(fd), switch: Switch::default(), power_on }))
+        // Now, as KVM does not answer while the vCPU runs.
+        let stats = Stats::of(&fd);
+        Ok(Arc::new(Self { index, fd: Mutex::new(fd), switch: Switch::default(), power_on, stats }))
+    }
+
+    /// What KVM has counted of it up to now, whether it runs or not.
+    pub fn stats(&self) -> io::Result<Counters> {
+        match &self.stats {
+            Ok(stats) => stats.read(),
+            Err(error) => {
+                Err(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
+            }
+        }
     }
 
     /// Sets the boot vCPU up to enter the kernel.

@@ -3,6 +3,7 @@
 mod irqchip;
 mod routes;
 mod slots;
+mod stats;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -19,6 +20,7 @@ pub use routes::MsiMessage;
 use routes::Routes;
 pub use slots::MappedSlot;
 use slots::Slots;
+pub use stats::{Counters, Stats};
 
 use crate::layout;
 
@@ -63,7 +65,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Opens /dev/kvm and makes a machine with the in-kernel irqchip (PIC, I/O APIC, local APICs) and PIT.
+    /// Opens /dev/kvm and makes a machine with neither memory nor interrupt controllers.
     pub fn new() -> Result<Self, Error> {
         let kvm = Kvm::new().map_err(|error| Error::Open(io::Error::from_raw_os_error(error.errno())))?;
         for (cap, name) in [
@@ -82,9 +84,6 @@ impl Vm {
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(Error::call("Placing KVM's identity map"))?;
         fd.set_tss_address(tss).map_err(Error::call("Placing KVM's TSS"))?;
-        fd.create_irq_chip().map_err(Error::call("Creating the interrupt controllers"))?;
-        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        fd.create_pit2(pit).map_err(Error::call("Creating the interval timer"))?;
         let most_slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
         let vm = Self {
             kvm,
@@ -94,6 +93,16 @@ impl Vm {
             vfio: Mutex::new(None),
         };
         Ok(vm)
+    }
+
+    /// Makes the in-kernel irqchip (PIC, I/O APIC, local APICs) and PIT; before any vCPU, and after guest RAM.
+    ///
+    /// After, because the controllers put themselves on KVM's buses, and whoever changes memory slots next waits until KVM
+    /// has let go of the buses as they were before (an SRCU grace period): 4 to 8 ms, where the other way round takes 0.2.
+    pub fn create_interrupt_controllers(&self) -> Result<(), Error> {
+        self.fd.create_irq_chip().map_err(Error::call("Creating the interrupt controllers"))?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        self.fd.create_pit2(pit).map_err(Error::call("Creating the interval timer"))
     }
 
     /// The system handle, for CPUID and capabilities.
