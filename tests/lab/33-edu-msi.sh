@@ -1,5 +1,4 @@
 # proves: A whole function that has only MSI and a pin interrupts a guest by MSI, driven by hand.
-# kernels: debian
 # timeout: 150
 . /share/box/lib.sh
 
@@ -24,7 +23,6 @@ END
 guest_start edu "$LAB_OUT/edu.yaml"
 check "the guest comes up" guest_up edu || bail "without a guest" "$(tail -n 5 "$LAB_OUT/edu.err")"
 
-# (/dev/mem of the guest is needed: Debian's kernel has it.)
 # The device raises its interrupt when its register 0x60 is written, and lowers it by 0x64. No driver: the message has
 # a vector that the guest's kernel does not know, and it says so each time one arrives.
 guest_run edu 'setpci -s 01:00.0 COMMAND=0006'
