@@ -83,11 +83,11 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Warnings and worse unless more is asked for.
+/// Warnings and worse unless more is asked for. What vfio-ioctls says while it asks what a device has is no warning of ours.
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
-        0 => "warn",
-        1 => "info",
+        0 => "warn,vfio_ioctls=error",
+        1 => "info,vfio_ioctls=error",
         2 => "debug",
         _ => "trace",
     };
