@@ -7,9 +7,11 @@ pub mod blocking;
 pub mod link;
 pub mod mac;
 mod network;
+mod refusal;
 pub mod vf;
 
 pub use link::Link;
 pub use mac::MacAddress;
 pub use network::{Error, Network};
+pub use refusal::Refusal;
 pub use vf::{Attribute, LinkMode, Report, Verdict, VfAttributes, VfState, VlanProtocol};

@@ -53,6 +53,14 @@ fn mac(octets: &[u8]) -> Option<MacAddress> {
     Some(MacAddress(*octets.first_chunk()?))
 }
 
+/// RTM_SETLINK that changes one attribute.
+pub(crate) fn message(index: u32, attribute: LinkAttribute) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(attribute);
+    message
+}
+
 /// RTM_SETLINK that changes only IFF_UP.
 pub(crate) fn up_message(index: u32, up: bool) -> LinkMessage {
     let mut message = LinkMessage::default();

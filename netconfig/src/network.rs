@@ -5,10 +5,15 @@ use std::io;
 use futures_util::StreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::sys::AsyncSocket;
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
 use tokio::task::JoinHandle;
 
+use crate::MacAddress;
 use crate::link::{self, Link};
+use crate::refusal::Refusal;
 use crate::vf::{self, Report, Request, VfAttributes, VfState};
 
 /// A link could not be read or changed.
@@ -18,20 +23,32 @@ pub enum Error {
     #[error("Opening a netlink socket: {0}")]
     Socket(io::Error),
     /// The kernel refused.
-    #[error("{link}: {doing}: {source}")]
+    #[error("{link}: {doing}: {refusal}")]
     Refused {
         /// The link's name.
         link: String,
         /// What was being done.
         doing: String,
-        /// The errno.
-        source: io::Error,
+        /// The errno, and the kernel's words.
+        refusal: Refusal,
+    },
+    /// This process may not change links.
+    #[error("{link}: {doing} needs root (CAP_NET_ADMIN), which this process does not have")]
+    NotPermitted {
+        /// The link's name.
+        link: String,
+        /// What was being done.
+        doing: String,
     },
     /// No such link.
     #[error("{0}: there is no such network interface")]
     Absent(String),
     /// No such VF.
-    #[error("{link}: there is no VF {vf}; it has {count}")]
+    #[error("{link}: there is no VF {vf}: {}", match .count {
+        0 => "it has no virtual functions".to_owned(),
+        1 => "it has VF 0 only".to_owned(),
+        count => format!("it has VFs 0 to {}", count - 1),
+    })]
     NoVf {
         /// The PF's name.
         link: String,
@@ -57,7 +74,11 @@ impl Drop for Network {
 impl Network {
     /// Opens a socket in the network namespace of this thread; must be called within a tokio runtime.
     pub fn open() -> Result<Self, Error> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+        let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+        // Without it the kernel's errors are numbers only; kernels before 4.12 do not have it.
+        if let Err(error) = connection.socket_mut().socket_mut().set_ext_ack(true) {
+            tracing::debug!("Asking for the kernel's words: {error}");
+        }
         Ok(Self { handle, task: tokio::spawn(connection) })
     }
 
@@ -80,7 +101,25 @@ impl Network {
     pub async fn set_up(&self, name: &str, up: bool) -> Result<(), Error> {
         let index = self.link(name).await?.index;
         let doing = if up { "bringing it up" } else { "taking it down" };
-        let result = self.handle.link().set(link::up_message(index, up)).execute().await;
+        self.change(name, doing, link::up_message(index, up)).await
+    }
+
+    /// Another MAC address. Many drivers want the link down for it.
+    pub async fn set_mac(&self, name: &str, mac: MacAddress) -> Result<(), Error> {
+        let index = self.link(name).await?.index;
+        let message = link::message(index, LinkAttribute::Address(mac.0.into()));
+        self.change(name, &format!("setting its MAC address to {mac}"), message).await
+    }
+
+    /// Another largest packet, in bytes.
+    pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), Error> {
+        let index = self.link(name).await?.index;
+        self.change(name, &format!("setting its MTU to {mtu}"), link::message(index, LinkAttribute::Mtu(mtu)))
+            .await
+    }
+
+    async fn change(&self, name: &str, doing: &str, message: LinkMessage) -> Result<(), Error> {
+        let result = self.handle.link().set(message).execute().await;
         result.map_err(|error| refused(name, doing, error))
     }
 
@@ -117,7 +156,13 @@ impl Network {
         let mut results = Vec::with_capacity(requests.len());
         for request in requests {
             let result = self.handle.link().set(request.message(index)).execute().await;
-            results.push((request, result.map_err(|error| errno(&error))));
+            let result = result.map_err(Refusal::from);
+            if let Err(refusal) = &result
+                && lacks_rights(refusal)
+            {
+                return Err(Error::NotPermitted { link: pf.to_owned(), doing: format!("changing VF {id}") });
+            }
+            results.push((request, result));
         }
         let after = self.vf(pf, id).await?;
         let reports = results.into_iter().flat_map(|(request, result)| {
@@ -137,23 +182,29 @@ impl Network {
         let mut answers = std::pin::pin!(request.execute());
         match answers.next().await {
             Some(Ok(message)) => Ok(message),
-            Some(Err(error)) if errno(&error).raw_os_error() == Some(19) => {
-                Err(Error::Absent(name.to_owned()))
-            }
-            Some(Err(error)) => Err(refused(name, "reading it", error)),
+            Some(Err(error)) => match Refusal::from(error) {
+                refusal if refusal.is(Errno::NODEV) => Err(Error::Absent(name.to_owned())),
+                // A name that is too long for any link.
+                refusal if refusal.is(Errno::RANGE) => Err(Error::Absent(name.to_owned())),
+                refusal => Err(refused(name, "reading it", refusal)),
+            },
             None => Err(Error::Absent(name.to_owned())),
         }
     }
 }
 
-fn refused(link: &str, doing: &str, error: rtnetlink::Error) -> Error {
-    Error::Refused { link: link.to_owned(), doing: doing.to_owned(), source: errno(&error) }
+fn refused(link: &str, doing: &str, refusal: impl Into<Refusal>) -> Error {
+    let (link, doing, refusal) = (link.to_owned(), doing.to_owned(), refusal.into());
+    if lacks_rights(&refusal) {
+        Error::NotPermitted { link, doing }
+    } else {
+        Error::Refused { link, doing, refusal }
+    }
 }
 
-/// The errno in the kernel's answer, or the library's own words.
-fn errno(error: &rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other.to_string()),
-    }
+/// It was refused for want of rights, not by a driver that says EPERM of its own.
+fn lacks_rights(refusal: &Refusal) -> bool {
+    let privileged =
+        || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
+    refusal.is(Errno::PERM) && !privileged()
 }

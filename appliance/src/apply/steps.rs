@@ -125,11 +125,17 @@ impl Work<'_> {
         let mut refused = Vec::new();
         for report in reports.iter().filter(|report| !report.holds()) {
             match report.verdict {
-                Verdict::Unsupported | Verdict::Differs => tracing::warn!("{pf}: VF {vf}: {report}"),
+                Verdict::Unsupported | Verdict::Differs if !report.attribute.confines() => {
+                    tracing::warn!("{pf}: VF {vf}: {report}");
+                }
                 _ => refused.push(report.to_string()),
             }
         }
-        if refused.is_empty() { Ok(()) } else { bail!("VF {vf}: {}", refused.join("; ")) }
+        if refused.is_empty() {
+            Ok(())
+        } else {
+            bail!("VF {vf}: {}; take it out of the file, or use a card that has it", refused.join("; "))
+        }
     }
 
     fn find(&self, target: &Target) -> anyhow::Result<PciAddress> {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::Refusal;
+
 use super::{LinkMode, VfState, VlanProtocol};
 
 /// One attribute of a VF.
@@ -31,6 +33,11 @@ pub enum Attribute {
 }
 
 impl Attribute {
+    /// It keeps the guest from others on the wire: to go on without it would be to open what was asked to be shut.
+    pub fn confines(self) -> bool {
+        matches!(self, Self::VlanId | Self::VlanProto | Self::SpoofCheck)
+    }
+
     /// What `state` has of it, as the file would say it; none where the driver does not report it.
     pub(crate) fn actual(self, state: &VfState) -> Option<String> {
         match self {
@@ -113,16 +120,11 @@ impl Report {
         Self { attribute, requested, actual, verdict }
     }
 
-    pub(crate) fn refused(
-        attribute: Attribute,
-        requested: String,
-        after: &VfState,
-        error: &std::io::Error,
-    ) -> Self {
+    pub(crate) fn refused(attribute: Attribute, requested: String, after: &VfState, error: &Refusal) -> Self {
         let actual = attribute.actual(after);
         let verdict = match error.raw_os_error() {
-            // ENOTSUPP, which some drivers return, is not for user space and has no name there.
-            Some(95 | 524) => Verdict::Unsupported,
+            // EPROTONOSUPPORT: the kind of VLAN tag. ENOTSUPP, which some drivers return, is not for user space and has no name there.
+            Some(93 | 95 | 524) => Verdict::Unsupported,
             _ => Verdict::Refused(error.to_string()),
         };
         Self { attribute, requested, actual, verdict }
@@ -142,9 +144,11 @@ impl fmt::Display for Report {
             Verdict::Kept => write!(f, "{attribute} {requested}"),
             Verdict::Differs => write!(f, "{attribute} {requested} was accepted, but reads back as {actual}"),
             Verdict::Unsupported => {
-                write!(f, "{attribute} {requested} is not supported by this driver (it is {actual})")
+                write!(f, "{attribute} {requested} is not supported by this driver; it stays {actual}")
             }
-            Verdict::Refused(why) => write!(f, "{attribute} {requested} was refused: {why} (it is {actual})"),
+            Verdict::Refused(why) => {
+                write!(f, "{attribute} {requested} was refused, it stays {actual}: {why}")
+            }
         }
     }
 }
