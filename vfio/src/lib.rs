@@ -5,6 +5,10 @@
 
 pub mod address;
 pub mod bind;
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 pub mod function;
 pub mod in_use;
 pub mod inventory;

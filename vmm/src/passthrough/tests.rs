@@ -8,7 +8,9 @@ mod interrupts;
 
 use std::sync::Arc;
 
-use super::testing::{Fake, vm};
+use vfio::fake::Fake;
+
+use super::testing::vm;
 use super::{PassthroughDevice, Placement};
 use crate::pci::PciDevice;
 use crate::vm::Vm;

@@ -1,6 +1,7 @@
 //! What lies behind the BARs.
 
-use super::super::testing::{Call, Fake};
+use vfio::fake::{Call, Fake};
+
 use super::{device, follow, read, write};
 use crate::pci::PciDevice;
 

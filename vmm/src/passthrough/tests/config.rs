@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::super::testing::{Call, Fake, vm};
+use vfio::fake::{Call, Fake};
+
+use super::super::testing::vm;
 use super::super::{Error, PassthroughDevice};
 use super::{PLACEMENT, device, follow, read, write};
 use crate::Action;
@@ -53,9 +55,9 @@ fn the_header_is_a_mix_of_the_devices_and_ours() {
 
 #[test]
 fn a_function_without_a_pin_has_none_for_the_guest() {
-    let mut fake = Fake::nic();
-    fake.irqs.remove(&vfio::IrqKind::Intx);
-    let Some((_vm, fake, device)) = device(fake) else { return };
+    let Some((_vm, fake, device)) = device(Fake::nic().vectors(vfio::IrqKind::Intx, 0, false)) else {
+        return;
+    };
     assert_eq!(read(&device, 0x3c), 0);
     let _ = write(&device, 4, 7);
     assert_eq!(fake.irq_calls(), []);
@@ -206,9 +208,7 @@ fn a_reset_that_fails_reaches_the_policy() {
 
 #[test]
 fn no_reset_is_offered_where_there_is_none() {
-    let mut fake = Fake::nic();
-    fake.can_reset = false;
-    let Some((_vm, fake, device)) = device(fake) else { return };
+    let Some((_vm, fake, device)) = device(Fake::nic().without_reset()) else { return };
     assert_eq!(read(&device, 0xa4) >> 28, 0);
     let _ = device.write_config(0xa9, &[0x80]);
     assert!(!fake.calls().contains(&Call::Reset));

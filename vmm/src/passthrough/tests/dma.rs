@@ -1,8 +1,8 @@
 //! Guest RAM for devices.
 
 use vfio::PciFunction;
+use vfio::fake::{Call, Fake};
 
-use super::super::testing::{Call, Fake};
 use super::super::{Error, map_guest_ram};
 use crate::memory::GuestRam;
 use crate::spec::MemorySpec;
@@ -25,12 +25,11 @@ fn all_of_it_is_mapped_in_whole_gibibytes_and_taken_back() {
 
 #[test]
 fn addresses_that_the_iommu_does_not_take_are_named() {
-    let mut fake = Fake::new();
-    fake.iova = vec![0..=0xfedf_ffff, 0xfef0_0000..=0xfc_ffff_ffff];
+    let fake = Fake::new().iova(&[0..=0xfedf_ffff, 0xfef0_0000..=0xfc_ffff_ffff]);
     let fits = ram(3 << 30);
     map_guest_ram(&fits, &[fake.address_space()]).unwrap();
     fake.calls();
-    fake.iova = vec![0..=0xfedf_ffff];
+    fake.space().allow(&[0..=0xfedf_ffff]);
     let error = map_guest_ram(&fits, &[fake.address_space()]).unwrap_err();
     assert!(matches!(error, Error::Iova { .. }));
     let text = error.to_string();

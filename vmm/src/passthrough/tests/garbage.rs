@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use vfio::fake::Fake;
 
-use super::super::testing::{Fake, vm};
+use super::super::testing::vm;
 use super::super::{PassthroughDevice, Placement};
 use super::{PLACEMENT, follow};
 use crate::pci::PciDevice;

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use vfio::IrqKind::{Intx, Msi, Msix};
+use vfio::fake::{Call, Fake};
 
 use super::super::PassthroughDevice;
-use super::super::testing::{Call, Fake};
 use super::{device, read, write};
 use crate::pci::PciDevice;
 

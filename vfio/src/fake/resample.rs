@@ -1,0 +1,45 @@
+//! Waits for the eventfd that unmasks a fake's INTx.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+/// A thread that unmasks whenever its eventfd is signalled. Ended when dropped.
+pub(super) struct Resampler {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Resampler {
+    pub(super) fn start(resample: OwnedFd, unmask: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let wake = Arc::clone(&stop);
+        let wait = move || {
+            loop {
+                let mut fds = [PollFd::new(&resample, PollFlags::IN), PollFd::new(&*wake, PollFlags::IN)];
+                let ready = poll(&mut fds, None);
+                let is_ready = |fd: &PollFd<'_>| ready.is_ok() && !fd.revents().is_empty();
+                if is_ready(&fds[1]) {
+                    return;
+                }
+                // It may be emptied by somebody else too, and blocking or not.
+                if is_ready(&fds[0]) && rustix::io::read(&resample, &mut [0; 8]).is_ok() {
+                    unmask();
+                }
+            }
+        };
+        Ok(Self { stop, thread: Some(std::thread::Builder::new().name("fake-intx".into()).spawn(wait)?) })
+    }
+}
+
+impl Drop for Resampler {
+    fn drop(&mut self) {
+        let told = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| told) {
+            thread.join().unwrap_or_else(|_| tracing::error!("The thread behind a fake's INTx panicked"));
+        }
+    }
+}
