@@ -190,5 +190,7 @@ fn at_their_lines(file: &str, refusals: &[Refusal]) -> Vec<Diagnostic> {
         Ok(document) => document.at_path(&refusal.path, refusal.message.clone(), refusal.help.clone()),
         Err(_) => Diagnostic::of_file(file, refusal.message.clone(), refusal.help.clone()),
     };
-    refusals.iter().map(place).collect()
+    let mut problems: Vec<Diagnostic> = refusals.iter().map(place).collect();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    problems
 }

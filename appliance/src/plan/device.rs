@@ -1,10 +1,11 @@
 //! Whole functions: finding the one that a name means, and whether it may be given away.
 
 use vfio::PciAddress;
-use vfio::bind::VFIO_PCI;
+use vfio::in_use::Use;
 use vfio::inventory::Function;
 
 use super::{Planner, SlotPlan, Step, Target};
+use crate::apply::Holder;
 use crate::config::{Device, GroupScope, Match, OnMismatch, Vm, pair};
 use crate::host::HostState;
 
@@ -25,9 +26,9 @@ impl<'a> Planner<'a> {
             if self.refusals.len() > refused {
                 continue;
             }
-            for address in &functions {
-                self.lend(Target::Function(*address));
-            }
+            // One that vfio-pci has already is lent, too: the claim that says who holds it is made of what is lent.
+            let lend = functions.iter().map(|address| Step::Lend(Target::Function(*address)));
+            self.plan.steps.extend(lend);
             let functions = functions.into_iter().map(Target::Function).collect();
             self.plan.slots.push(SlotPlan { name: key.clone(), functions });
         }
@@ -120,28 +121,26 @@ impl<'a> Planner<'a> {
             );
         }
         if let Some(holder) = host.held.get(&address) {
-            self.refuse(
-                path,
-                format!("{address} is in use by guest `{}` (process {})", holder.vm, holder.pid),
-                Some("stop that guest first"),
-            );
+            self.refuse(path, held_by(address, holder), Some(STOP_IT));
         }
         for used in host.uses.get(&address).into_iter().flatten() {
-            self.refuse(
-                path,
-                format!("{address} is in use by the host: {used}"),
-                Some("the host would lose it; take it out of that use first"),
-            );
+            self.refuse(path, used_for(address, used), Some(give_way(used)));
         }
         if function.sriov.as_ref().is_some_and(|sriov| sriov.num_vfs > 0) {
             self.refuse(
                 path,
                 format!("{address} has virtual functions, which would vanish with it"),
-                Some("set its num-vfs to 0 first"),
+                Some(
+                    "give VFs instead (`sriov:`), or remove them first: write 0 to its sriov_numvfs in sysfs",
+                ),
             );
         }
         if !self.taken.insert(Target::Function(address)) {
-            self.refuse(path, format!("{address} is given to this guest already"), None);
+            self.refuse(
+                path,
+                format!("{address} is given to this guest already"),
+                Some("a function can be given once: take one of the two out"),
+            );
         }
         self.viable(path, address, given);
     }
@@ -150,6 +149,20 @@ impl<'a> Planner<'a> {
     pub(super) fn viable(&mut self, path: &[&str], address: PciAddress, given: &[PciAddress]) {
         let host = self.host;
         let Some(group) = host.inventory.group_of(address) else { return };
+        let others = group.members.iter().filter(|member| !given.contains(&member.address));
+        for (member, holder) in
+            others.filter_map(|member| Some((member.address, host.held.get(&member.address)?)))
+        {
+            let message = format!(
+                "{address} shares IOMMU group {} with {member}, which guest `{}` (process {}) has",
+                group.number, holder.vm, holder.pid
+            );
+            self.refuse(
+                path,
+                message,
+                Some("one group goes to one guest: stop that guest, or give both to it"),
+            );
+        }
         let blockers: Vec<String> = group
             .blockers(given)
             .map(|member| format!("{} ({})", member.address, member.driver.as_deref().unwrap_or("no driver")))
@@ -160,22 +173,35 @@ impl<'a> Planner<'a> {
                 group.number,
                 blockers.join(", ")
             );
-            let help = "give the whole group with `group: all-endpoints`, unbind those drivers, or use a slot whose root port has ACS";
+            let help = if path.contains(&"nics") {
+                "unbind those drivers, or move the card to a slot whose root port has ACS: then each VF has a group of its own"
+            } else {
+                "give the whole group with `group: all-endpoints`, unbind those drivers, or use a slot whose root port has ACS"
+            };
             self.refuse(path, message, Some(help));
         }
     }
+}
 
-    /// Lends a function to vfio-pci, where it is not yet.
-    pub(super) fn lend(&mut self, target: Target) {
-        let lent = match &target {
-            Target::Function(address) => {
-                self.host.inventory.function(*address).and_then(|function| function.driver.as_deref())
-            }
-            Target::Vf { .. } => None,
-        };
-        if lent != Some(VFIO_PCI) {
-            self.plan.steps.push(Step::Lend(target));
+pub(super) const STOP_IT: &str = "stop that guest first";
+
+pub(super) fn held_by(address: PciAddress, holder: &Holder) -> String {
+    format!("{address} is in use by guest `{}` (process {})", holder.vm, holder.pid)
+}
+
+pub(super) fn used_for(address: PciAddress, used: &Use) -> String {
+    format!("{address} is in use by the host: {used}")
+}
+
+/// What to do about a use.
+pub(super) fn give_way(used: &Use) -> &'static str {
+    match used {
+        Use::Mount { .. } => "unmount it first, or give another disk",
+        Use::Swap { .. } => "switch that swap off first (swapoff), or give another disk",
+        Use::DefaultRoute { .. } => {
+            "this box would be cut off: give another card, or move the default route first"
         }
+        Use::Port { .. } => "take the interface out of it first (ip link set INTERFACE nomaster)",
     }
 }
 

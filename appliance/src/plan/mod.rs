@@ -2,6 +2,8 @@
 
 mod device;
 mod nic;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -135,8 +137,9 @@ pub fn plan(config: &Config, host: &HostState, name: &str, vm: &Vm) -> Result<Pl
         refusals: Vec::new(),
     };
     planner.memory(vm);
-    if !vm.nics.is_empty() || !vm.pci.is_empty() {
-        planner.iommu();
+    let nic = vm.nics.keys().next().map(|key| ("nics", key));
+    if let Some((kind, key)) = nic.or_else(|| vm.pci.keys().next().map(|key| ("pci", key))) {
+        planner.iommu(&["vms", name, kind, key]);
     }
     planner.pci(vm);
     planner.nics(vm);
@@ -156,7 +159,11 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {
         let path = path.iter().map(|part| (*part).to_owned()).collect();
-        self.refusals.push(Refusal { path, message: message.into(), help: help.map(str::to_owned) });
+        let refusal = Refusal { path, message: message.into(), help: help.map(str::to_owned) };
+        // Two nics of one card meet the same trouble: once is enough.
+        if !self.refusals.contains(&refusal) {
+            self.refusals.push(refusal);
+        }
     }
 
     fn memory(&mut self, vm: &Vm) {
@@ -176,12 +183,13 @@ impl Planner<'_> {
         }
     }
 
-    fn iommu(&mut self) {
+    /// `path` is the first device that a guest wants.
+    fn iommu(&mut self, path: &[&str]) {
         let state = &self.host.inventory.iommu;
         if !state.is_on() && self.config.host.iommu == Need::Required {
             let help = "switch VT-d or AMD-Vi on in the firmware, and boot the host with intel_iommu=on (AMD needs no argument)";
             self.refuse(
-                &["vms", self.vm],
+                path,
                 "This host has no IOMMU in use: a device could reach all of its memory",
                 Some(help),
             );
@@ -189,7 +197,7 @@ impl Planner<'_> {
             && self.config.host.interrupt_remapping == Need::Required
         {
             let help = "switch interrupt remapping (often with x2APIC) on in the firmware; without it a guest can send any interrupt to the host";
-            self.refuse(&["vms", self.vm], "This host's IOMMU does not remap interrupts", Some(help));
+            self.refuse(path, "This host's IOMMU does not remap interrupts", Some(help));
         }
     }
 }

@@ -4,6 +4,7 @@ use netconfig::{MacAddress, VfAttributes};
 use vfio::PciAddress;
 use vfio::inventory::Function;
 
+use super::device::{STOP_IT, give_way, held_by, used_for};
 use super::{Planner, SlotPlan, Step, Target};
 use crate::config::{Nic, Pool, Sriov, Vm, range};
 
@@ -15,17 +16,36 @@ struct Choice<'a> {
     vf: u16,
 }
 
+impl Choice<'_> {
+    /// Where it is; none where it is made, perhaps anew, when the plan is applied.
+    fn address(&self) -> Option<PciAddress> {
+        let able = self.pf.sriov.as_ref().filter(|able| able.num_vfs == self.sriov.num_vfs)?;
+        able.vfs.get(usize::from(self.vf)).copied()
+    }
+}
+
 impl<'a> Planner<'a> {
     pub(super) fn nics(&mut self, vm: &Vm) {
+        let mut given = Vec::new();
         for (key, nic) in &vm.nics {
             let Some(choice) = self.choose(key, nic) else { continue };
             self.prepare(&choice);
             let target = Target::Vf { pf: choice.pf.address, vf: choice.vf };
             let attributes = self.attributes(key, nic, &choice);
+            given.extend(choice.address().map(|address| (key, address)));
             let (pf, vf, interface) = (choice.pf.address, choice.vf, choice.interface);
             self.plan.steps.push(Step::SetVf { pf, interface, vf, attributes });
             self.plan.steps.push(Step::Lend(target.clone()));
             self.plan.slots.push(SlotPlan { name: key.clone(), functions: vec![target] });
+        }
+        // Only now is it known what goes to this guest with it.
+        let mut all: Vec<_> = given.iter().map(|(_, address)| *address).collect();
+        all.extend(self.taken.iter().filter_map(|target| match target {
+            Target::Function(address) => Some(*address),
+            Target::Vf { .. } => None,
+        }));
+        for (key, address) in given {
+            self.viable(&["vms", self.vm, "nics", key], address, &all);
         }
     }
 
@@ -33,28 +53,49 @@ impl<'a> Planner<'a> {
         let config = self.config;
         if let (Some(pf), Some(vf)) = (&nic.pf, nic.vf) {
             let choice = self.physical(pf, vf)?;
-            return self.free(&["vms", self.vm, "nics", key, "vf"], &choice, true).then(|| self.take(choice));
+            if let Some((message, help)) = self.busy(&choice) {
+                self.refuse(&["vms", self.vm, "nics", key, "vf"], message, help);
+                return None;
+            }
+            return Some(self.take(choice));
         }
         let name = nic.pool.as_deref()?;
         let pool = config.pools.get(name)?;
-        let refused = self.refusals.len();
+        let (mut unfit, mut busy) = (false, Vec::new());
         for pf in &pool.pf {
             for vf in self.indices(pf, pool) {
-                let Some(choice) = self.physical(pf, vf) else { break };
-                if self.free(&[], &choice, false) {
-                    return Some(self.take(choice));
+                let Some(choice) = self.physical(pf, vf) else {
+                    unfit = true;
+                    break;
+                };
+                match self.busy(&choice) {
+                    None => return Some(self.take(choice)),
+                    Some((why, _)) => busy.push(why),
                 }
             }
         }
-        if self.refusals.len() == refused {
-            let message = format!("No VF of pool `{name}` is free");
-            self.refuse(
-                &["vms", self.vm, "nics", key, "pool"],
-                message,
-                Some("stop a guest that holds one, or raise num-vfs"),
-            );
+        if !unfit {
+            self.exhausted(key, name, &busy);
         }
         None
+    }
+
+    fn exhausted(&mut self, key: &str, pool: &str, busy: &[String]) {
+        const MOST: usize = 8;
+        let path = ["vms", self.vm, "nics", key, "pool"];
+        if busy.is_empty() {
+            let message = format!("Pool `{pool}` has no VF to give");
+            let help = "its range and num-vfs leave none but those that nics of this file name for themselves: widen the \
+                        range, or raise num-vfs";
+            return self.refuse(&path, message, Some(help));
+        }
+        let more = match busy.len().saturating_sub(MOST) {
+            0 => String::new(),
+            more => format!("; and so on, {more} more"),
+        };
+        let shown: Vec<&str> = busy.iter().take(MOST).map(String::as_str).collect();
+        let message = format!("No VF of pool `{pool}` is free: {}{more}", shown.join("; "));
+        self.refuse(&path, message, Some("stop a guest that has one, or raise num-vfs while none is in use"));
     }
 
     /// The VFs of a pool on one PF that no nic of the file names for itself.
@@ -94,65 +135,69 @@ impl<'a> Planner<'a> {
                     "{} has at most {} virtual functions, and {} are asked for",
                     pf.address, able.total_vfs, sriov.num_vfs
                 ),
-                None,
+                Some("ask for fewer; on some cards the vendor's tool raises the limit"),
             );
             return None;
         }
         if able.num_vfs != sriov.num_vfs
-            && let Some((held, holder)) =
-                able.vfs.iter().find_map(|held| Some((held, self.host.held.get(held)?)))
+            && let Some((message, help)) = self.in_the_way(able, sriov.num_vfs)
         {
-            let message = format!(
-                "num-vfs {} -> {} would take {held} from guest `{}`",
-                able.num_vfs, sriov.num_vfs, holder.vm
-            );
-            self.refuse(
-                &path,
-                message,
-                Some("stop that guest first: the number changes only by removing all virtual functions"),
-            );
+            self.refuse(&path, message, Some(help));
             return None;
         }
         let Some(interface) = pf.interfaces.first() else {
-            let driver = pf.driver.as_deref().unwrap_or("no driver");
+            let (address, host) = (pf.address, self.host);
+            if let Some(holder) = host.held.get(&address) {
+                self.refuse(&["sriov", name], held_by(address, holder), Some(STOP_IT));
+                return None;
+            }
+            let driver =
+                pf.driver.as_deref().map_or("no driver has it".into(), |name| format!("{name} has it"));
             self.refuse(
                 &["sriov", name],
-                format!("{} has no network interface ({driver} holds it)", pf.address),
-                Some("its host driver must hold it to serve virtual functions"),
+                format!("{address} has no network interface: {driver}"),
+                Some(
+                    "its virtual functions are set up through the interface: bind it to its own host driver",
+                ),
             );
             return None;
         };
         Some(Choice { pf, sriov, interface: interface.clone(), vf })
     }
 
-    fn free(&mut self, path: &[&str], choice: &Choice<'_>, say: bool) -> bool {
-        let pf = choice.pf.address;
-        if self.taken.contains(&Target::Vf { pf, vf: choice.vf }) {
-            if say {
-                self.refuse(path, format!("VF {} of {pf} is given to this guest already", choice.vf), None);
+    /// What keeps the number of VFs from being changed: it changes only by removing all of them.
+    fn in_the_way(&self, able: &vfio::inventory::Sriov, to: u16) -> Option<(String, &'static str)> {
+        let host = self.host;
+        able.vfs.iter().find_map(|vf| {
+            let taking = format!("num-vfs {} -> {to} would take {vf} from", able.num_vfs);
+            if let Some(holder) = host.held.get(vf) {
+                let help = "stop that guest first: the number changes only by removing all virtual functions";
+                return Some((format!("{taking} guest `{}` (process {})", holder.vm, holder.pid), help));
             }
-            return false;
-        }
-        let Some(address) = address_of(choice.pf, choice.vf) else { return true };
-        if let Some(holder) = self.host.held.get(&address) {
-            if say {
-                self.refuse(
-                    path,
-                    format!("{address} is in use by guest `{}` (process {})", holder.vm, holder.pid),
-                    Some("stop that guest first"),
-                );
+            if self.taken.contains(&Target::Function(*vf)) {
+                let help = "the number changes only by removing all virtual functions: leave it, or give that one as a nic";
+                return Some((format!("{taking} this guest, which is given it under `pci`"), help));
             }
-            return false;
+            let used = host.uses.get(vf)?.first()?;
+            Some((format!("{taking} the host: {used}"), give_way(used)))
+        })
+    }
+
+    /// Why a VF cannot be had, and what to do.
+    fn busy(&self, choice: &Choice<'_>) -> Option<(String, Option<&'static str>)> {
+        let (pf, vf, host) = (choice.pf.address, choice.vf, self.host);
+        let address = choice.address();
+        let here = [Some(Target::Vf { pf, vf }), address.map(Target::Function)];
+        if here.into_iter().flatten().any(|target| self.taken.contains(&target)) {
+            let help = "a VF can be given once: give each nic its own, or use a pool";
+            return Some((format!("VF {vf} of {pf} is given to this guest already"), Some(help)));
         }
-        let used = self.host.uses.get(&address).and_then(|uses| uses.first());
-        if let (Some(used), true) = (used, say) {
-            self.refuse(
-                path,
-                format!("{address} is in use by the host: {used}"),
-                Some("take it out of that use first"),
-            );
+        let address = address?;
+        if let Some(holder) = host.held.get(&address) {
+            return Some((held_by(address, holder), Some(STOP_IT)));
         }
-        used.is_none()
+        let used = host.uses.get(&address)?.first()?;
+        Some((used_for(address, used), Some(give_way(used))))
     }
 
     fn take(&mut self, choice: Choice<'a>) -> Choice<'a> {
@@ -183,11 +228,6 @@ impl<'a> Planner<'a> {
         attributes.mac_address = attributes.mac_address.or_else(|| Some(derived_mac(self.vm, key)));
         attributes
     }
-}
-
-/// Where a VF is, when it is there.
-fn address_of(pf: &Function, vf: u16) -> Option<PciAddress> {
-    pf.sriov.as_ref()?.vfs.get(usize::from(vf)).copied()
 }
 
 /// A locally administered address that depends on the names alone (FNV-1a, 64 bits, over `vm`, NUL, `nic`).
