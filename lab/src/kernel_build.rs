@@ -119,6 +119,8 @@ fn configure(source: &Path) -> Result<()> {
         "CONFIG_IGB=y",
         "CONFIG_IGBVF=y",
         "CONFIG_KVM_AMD=y",
+        "CONFIG_NETDEVSIM=y",
+        "CONFIG_DEVMEM=y",
     ] {
         if !config.lines().any(|line| line == needed) {
             bail!(
