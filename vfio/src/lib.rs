@@ -12,9 +12,12 @@ pub mod fake;
 pub mod function;
 pub mod in_use;
 pub mod inventory;
+pub mod isolation;
 pub mod kernel;
+mod resample;
 pub mod sriov;
 pub mod sysfs;
+pub mod user;
 
 pub use address::PciAddress;
 pub use function::{

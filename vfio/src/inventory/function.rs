@@ -15,6 +15,8 @@ pub struct Function {
     pub address: PciAddress,
     /// Devices and functions from the root on, `00:01.0/00.0`: where it is plugged in. Survives renumbering of buses.
     pub path: Option<String>,
+    /// The bridge that it is below; none on a root bus.
+    pub parent: Option<PciAddress>,
     /// Vendor, as in config space.
     pub vendor: u16,
     /// Device, as in config space.
@@ -104,11 +106,13 @@ impl Function {
         let text = |name: &str| read_maybe(&folder.join(name));
         let value = |name: &str| number(&text(name)?);
         let small = |name: &str| u16::try_from(value(name)?).ok();
+        let steps = from_root(&folder);
         let physical_function = link_name(&folder.join("physfn")).and_then(|name| name.parse().ok());
         let driver_override = text("driver_override").filter(|text| !text.is_empty() && text != "(null)");
         Some(Self {
             address,
-            path: path_from_root(&folder),
+            path: path_from_root(&steps),
+            parent: steps.iter().rev().nth(1).copied(),
             vendor: small("vendor")?,
             device: small("device")?,
             subsystem_vendor: small("subsystem_vendor").unwrap_or(0),
@@ -167,10 +171,13 @@ fn bars(text: &str) -> Vec<Bar> {
     text.lines().take(7).enumerate().filter_map(bar).collect()
 }
 
-/// From where the kernel keeps it: `.../pci0000:00/0000:00:01.0/0000:01:00.0`.
-fn path_from_root(folder: &Path) -> Option<String> {
-    let real = std::fs::canonicalize(folder).ok()?;
-    let steps: Vec<PciAddress> = real.iter().filter_map(|part| part.to_str()?.parse().ok()).collect();
+/// Bridges and the function, from where the kernel keeps it: `.../pci0000:00/0000:00:01.0/0000:01:00.0`.
+fn from_root(folder: &Path) -> Vec<PciAddress> {
+    let Ok(real) = std::fs::canonicalize(folder) else { return Vec::new() };
+    real.iter().filter_map(|part| part.to_str()?.parse().ok()).collect()
+}
+
+fn path_from_root(steps: &[PciAddress]) -> Option<String> {
     let (first, rest) = steps.split_first()?;
     let domain = if first.domain == 0 { String::new() } else { format!("{:04x}:", first.domain) };
     let root = format!("{domain}{:02x}:{:02x}.{:x}", first.bus, first.device, first.function);

@@ -1,0 +1,411 @@
+//! What keeps functions apart, or fails to: Access Control Services on the way from the root (PCI Express Base 6.0, 6.12).
+//!
+//! The kernel decides what shares an IOMMU group (`pci_device_group` and `pci_acs_enabled` in its sources). Here its reason is
+//! found again, so that a person can be told which bridge it is.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::Inventory;
+use crate::{PciAddress, Sysfs};
+
+/// What a function is on its link (PCI Express Base 6.0, 7.5.3.2, Device/Port Type).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An endpoint behind a port.
+    Endpoint,
+    /// An endpoint inside the root complex.
+    IntegratedEndpoint,
+    /// A port of the root complex.
+    RootPort,
+    /// A switch's port towards the root.
+    UpstreamPort,
+    /// A switch's port away from the root.
+    DownstreamPort,
+    /// A bridge to a conventional PCI bus: what is behind it uses its requester ID.
+    ConventionalBridge,
+    /// A conventional function, or a kind that isolates nothing.
+    Other,
+}
+
+/// What config space says about one function's part in isolation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Isolation {
+    /// What it is.
+    pub kind: Kind,
+    /// Its slot has several functions.
+    pub multifunction: bool,
+    /// ACS capability and control register, where it has them (7.7.11).
+    pub acs: Option<Acs>,
+}
+
+/// The two registers of ACS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Acs {
+    /// What it can do.
+    pub capability: u16,
+    /// What is switched on.
+    pub control: u16,
+}
+
+/// Source validation, request redirection, completion redirection, upstream forwarding: what the kernel asks for before it parts
+/// groups (REQ_ACS_FLAGS).
+const NEEDED: u16 = 1 | 1 << 2 | 1 << 3 | 1 << 4;
+
+/// How a function lets others through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gap {
+    /// It has no ACS at all.
+    Absent,
+    /// It has, but not all that is needed is switched on.
+    Off,
+    /// It is a bridge to a conventional bus, which cannot.
+    Conventional,
+}
+
+impl Isolation {
+    /// Reads it from config space. None where the function is gone, or for a process that may read only the first 64 bytes.
+    pub fn read(sysfs: &Sysfs, address: PciAddress) -> Option<Self> {
+        let config = File::open(sysfs.device(address).join("config")).ok()?;
+        Self::parse(|at, data| config.read_exact_at(data, at).ok())
+    }
+
+    /// `bytes` fills its second argument from an offset into config space, in bytes.
+    fn parse(bytes: impl Fn(u64, &mut [u8]) -> Option<()>) -> Option<Self> {
+        let byte = |at: u64| {
+            let mut data = [0];
+            bytes(at, &mut data).map(|()| data[0])
+        };
+        let word = |at: u64| {
+            let mut data = [0; 2];
+            bytes(at, &mut data).map(|()| u16::from_le_bytes(data))
+        };
+        let multifunction = byte(0x0e)? & 0x80 != 0;
+        let Some(express) = capability(&byte, word(0x06)?)? else {
+            return Some(Self { kind: Kind::Other, multifunction, acs: None });
+        };
+        let kind = match word(express.checked_add(2)?)? >> 4 & 0xf {
+            0 | 1 => Kind::Endpoint,
+            4 => Kind::RootPort,
+            5 => Kind::UpstreamPort,
+            6 => Kind::DownstreamPort,
+            7 => Kind::ConventionalBridge,
+            9 => Kind::IntegratedEndpoint,
+            _ => Kind::Other,
+        };
+        let double = |at: u64| {
+            let mut data = [0; 4];
+            bytes(at, &mut data).map(|()| u32::from_le_bytes(data))
+        };
+        let acs = extended(&double).and_then(|at| {
+            Some(Acs { capability: word(at.checked_add(4)?)?, control: word(at.checked_add(6)?)? })
+        });
+        Some(Self { kind, multifunction, acs })
+    }
+
+    /// A port or a bridge: what is below it goes through it.
+    pub fn is_port(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::RootPort | Kind::UpstreamPort | Kind::DownstreamPort | Kind::ConventionalBridge
+        )
+    }
+
+    /// How it lets others through; none where it keeps them apart, or has nothing to keep apart.
+    pub fn gap(&self) -> Option<Gap> {
+        match self.kind {
+            Kind::ConventionalBridge => Some(Gap::Conventional),
+            Kind::RootPort | Kind::DownstreamPort => self.acs_gap(),
+            Kind::UpstreamPort | Kind::Endpoint | Kind::IntegratedEndpoint if self.multifunction => {
+                self.acs_gap()
+            }
+            _ => None,
+        }
+    }
+
+    /// A control that is not implemented is not needed.
+    fn acs_gap(&self) -> Option<Gap> {
+        match self.acs {
+            None => Some(Gap::Absent),
+            Some(acs) if !acs.control & acs.capability & NEEDED != 0 => Some(Gap::Off),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Where the PCI Express capability is. The outer none: config space cannot be read that far.
+fn capability(byte: &impl Fn(u64) -> Option<u8>, status: u16) -> Option<Option<u64>> {
+    if status & 1 << 4 == 0 {
+        return Some(None);
+    }
+    let mut at = byte(0x34)? & !3;
+    // No chain is longer than there is room for.
+    for _ in 0..48 {
+        if at < 0x40 {
+            break;
+        }
+        let here = u64::from(at);
+        if byte(here)? == 0x10 {
+            return Some(Some(here));
+        }
+        at = byte(here + 1)? & !3;
+    }
+    Some(None)
+}
+
+/// Where the ACS extended capability is (ID 0x000d).
+fn extended(double: &impl Fn(u64) -> Option<u32>) -> Option<u64> {
+    let mut at = 0x100;
+    for _ in 0..480 {
+        let header = double(at)?;
+        if header & 0xffff == 0x0d {
+            return Some(at);
+        }
+        at = u64::from(header >> 20) & !3;
+        if header == u32::MAX || at < 0x100 {
+            return None;
+        }
+    }
+    None
+}
+
+/// Why functions share a group with the one that was asked about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A port lets them reach each other.
+    Port {
+        /// The port.
+        port: PciAddress,
+        /// How.
+        gap: Gap,
+    },
+    /// They are functions of one device that does not keep its functions apart. Named by its first function.
+    Functions(PciAddress),
+    /// Config space does not show it (it could not be read, or the kernel knows something about this device).
+    Unknown,
+}
+
+/// The causes, each with the functions it joins to `address`. Empty for a function that has its group for itself.
+pub fn causes(
+    inventory: &Inventory,
+    isolation: &BTreeMap<PciAddress, Isolation>,
+    address: PciAddress,
+) -> BTreeMap<Cause, Vec<PciAddress>> {
+    let mut found = BTreeMap::<Cause, Vec<PciAddress>>::new();
+    let chain = from_root(inventory, address);
+    let members = inventory.group_of(address).into_iter().flat_map(|group| &group.members);
+    for member in members.map(|member| member.address).filter(|member| *member != address) {
+        for cause in between(isolation, &chain, &from_root(inventory, member)) {
+            found.entry(cause).or_default().push(member);
+        }
+    }
+    found
+}
+
+/// The bridges on the way to a function, the function itself last.
+pub fn from_root(inventory: &Inventory, address: PciAddress) -> Vec<PciAddress> {
+    let mut chain = vec![address];
+    let mut at = address;
+    // Bounded: a tree has no loops, a damaged recording may.
+    while let Some(parent) = inventory.function(at).and_then(|function| function.parent)
+        && !chain.contains(&parent)
+    {
+        chain.push(parent);
+        at = parent;
+    }
+    chain.reverse();
+    chain
+}
+
+fn between(
+    isolation: &BTreeMap<PciAddress, Isolation>,
+    one: &[PciAddress],
+    other: &[PciAddress],
+) -> Vec<Cause> {
+    let common = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let port = |address: &PciAddress| {
+        let it = isolation.get(address).filter(|it| it.is_port())?;
+        Some(Cause::Port { port: *address, gap: it.gap()? })
+    };
+    let (shared, below) = one.split_at(common);
+    let beside = other.get(common..).unwrap_or(&[]);
+    let mut causes: Vec<Cause> = below.iter().chain(beside).filter_map(port).collect();
+    // One of them is a bridge above the other: it is itself what should keep them apart.
+    if below.is_empty() || beside.is_empty() {
+        causes.extend(shared.last().and_then(port));
+    }
+    if let (Some(a), Some(b)) = (below.first(), beside.first())
+        && (a.domain, a.bus, a.device) == (b.domain, b.bus, b.device)
+        && [a, b].iter().all(|end| isolation.get(end).is_some_and(|it| !it.is_port() && it.gap().is_some()))
+    {
+        causes.push(Cause::Functions(PciAddress { function: 0, ..*a }));
+    }
+    if causes.is_empty() {
+        causes.extend(shared.iter().rev().find_map(port));
+    }
+    if causes.is_empty() {
+        causes.push(Cause::Unknown);
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROOT_PORT: u8 = 4;
+    const UPSTREAM: u8 = 5;
+    const DOWNSTREAM: u8 = 6;
+    const TO_CONVENTIONAL: u8 = 7;
+
+    /// Config space of a PCI Express function; `acs` is its capability and control register.
+    fn config(kind: u8, multifunction: bool, acs: Option<(u16, u16)>) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        bytes[0x06] = 1 << 4;
+        bytes[0x0e] = u8::from(multifunction) << 7;
+        bytes[0x34] = 0x40;
+        bytes[0x40..0x42].copy_from_slice(&[0x05, 0x50]);
+        bytes[0x50..0x54].copy_from_slice(&[0x10, 0, kind << 4 | 2, 0]);
+        if let Some((capability, control)) = acs {
+            // Advanced error reporting stands before it.
+            bytes[0x100..0x104].copy_from_slice(&0x1401_0001_u32.to_le_bytes());
+            bytes[0x140..0x144].copy_from_slice(&0x0001_000d_u32.to_le_bytes());
+            bytes[0x144..0x146].copy_from_slice(&capability.to_le_bytes());
+            bytes[0x146..0x148].copy_from_slice(&control.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// A function below others, `pci0000:00/0000:00:01.0/0000:01:00.0`, in group 1.
+    fn add(root: &Path, path: &str, config: &[u8]) {
+        let folder = root.join("devices/pci0000:00").join(path);
+        fs::create_dir_all(&folder).unwrap();
+        for (name, value) in [("vendor", "0x8086"), ("device", "0x10c9"), ("class", "0x060400")] {
+            fs::write(folder.join(name), value).unwrap();
+        }
+        fs::write(folder.join("config"), config).unwrap();
+        symlink("../kernel/iommu_groups/1", folder.join("iommu_group")).unwrap();
+        let devices = root.join("bus/pci/devices");
+        fs::create_dir_all(&devices).unwrap();
+        symlink(&folder, devices.join(folder.file_name().unwrap())).unwrap();
+    }
+
+    fn address(text: &str) -> PciAddress {
+        text.parse().unwrap()
+    }
+
+    /// Causes for `who` in a tree where all that is named shares one group.
+    fn explained(tree: &[(&str, Vec<u8>)], who: &str) -> BTreeMap<Cause, Vec<PciAddress>> {
+        let root = tempfile::tempdir().unwrap();
+        for (path, config) in tree {
+            add(root.path(), path, config);
+        }
+        let sysfs = Sysfs::at(root.path());
+        let inventory = Inventory::scan(&sysfs);
+        let isolation = inventory
+            .functions
+            .keys()
+            .filter_map(|address| Some((*address, Isolation::read(&sysfs, *address)?)))
+            .collect();
+        causes(&inventory, &isolation, address(who))
+    }
+
+    #[test]
+    fn the_registers_are_found_behind_others() {
+        let bytes = config(ROOT_PORT, false, Some((0x5d, 0x1d)));
+        let read = |at: u64, data: &mut [u8]| {
+            let at = usize::try_from(at).ok()?;
+            data.copy_from_slice(bytes.get(at..at + data.len())?);
+            Some(())
+        };
+        let found = Isolation::parse(read).unwrap();
+        assert_eq!(found.acs, Some(Acs { capability: 0x5d, control: 0x1d }));
+        assert_eq!((found.kind, found.gap()), (Kind::RootPort, None));
+    }
+
+    #[test]
+    fn a_port_without_acs_is_the_cause_for_all_behind_it() {
+        let tree = [
+            ("0000:00:01.0", config(ROOT_PORT, false, None)),
+            ("0000:00:01.0/0000:01:00.0", config(0, true, Some((0, 0)))),
+            ("0000:00:01.0/0000:01:00.1", config(0, true, Some((0, 0)))),
+        ];
+        let found = explained(&tree, "01:00.0");
+        let port = Cause::Port { port: address("00:01.0"), gap: Gap::Absent };
+        assert_eq!(found, BTreeMap::from([(port, vec![address("00:01.0"), address("01:00.1")])]));
+    }
+
+    #[test]
+    fn functions_of_one_device_are_told_from_its_port() {
+        let tree = [
+            ("0000:00:01.0", config(ROOT_PORT, false, Some((0x1d, 0x1d)))),
+            ("0000:00:01.0/0000:01:00.0", config(0, true, None)),
+            ("0000:00:01.0/0000:01:00.1", config(0, true, None)),
+        ];
+        let found = explained(&tree, "01:00.1");
+        assert_eq!(found.get(&Cause::Functions(address("01:00.0"))), Some(&vec![address("01:00.0")]));
+    }
+
+    #[test]
+    fn a_switch_whose_acs_is_off_joins_what_is_below_it() {
+        let switch = "0000:00:01.0/0000:01:00.0";
+        let (near, far) = (format!("{switch}/0000:02:01.0"), format!("{switch}/0000:02:02.0"));
+        let (disk, card) = (format!("{near}/0000:03:00.0"), format!("{far}/0000:04:00.0"));
+        let tree = [
+            ("0000:00:01.0", config(ROOT_PORT, false, Some((0x1d, 0x1d)))),
+            (switch, config(UPSTREAM, false, None)),
+            (&near, config(DOWNSTREAM, false, Some((0x1d, 0)))),
+            (&far, config(DOWNSTREAM, false, Some((0x1d, 0x1d)))),
+            (&disk, config(0, false, None)),
+            (&card, config(0, false, None)),
+        ];
+        let found = explained(&tree, "04:00.0");
+        let off = Cause::Port { port: address("02:01.0"), gap: Gap::Off };
+        assert!(found.get(&off).unwrap().contains(&address("03:00.0")));
+    }
+
+    #[test]
+    fn a_conventional_bus_has_one_requester() {
+        let bridge = "0000:00:1e.0";
+        let tree = [
+            (bridge, config(TO_CONVENTIONAL, false, None)),
+            ("0000:00:1e.0/0000:05:01.0", vec![0; 64]),
+            ("0000:00:1e.0/0000:05:02.0", vec![0; 64]),
+        ];
+        let found = explained(&tree, "05:01.0");
+        let bus = Cause::Port { port: address("00:1e.0"), gap: Gap::Conventional };
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [bus]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_guessed() {
+        let tree = [("0000:00:02.0", vec![0; 64]), ("0000:00:03.0", vec![0; 64])];
+        assert_eq!(explained(&tree, "00:02.0").into_keys().collect::<Vec<_>>(), [Cause::Unknown]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_config_space_can_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1024)) {
+            let read = |at: u64, data: &mut [u8]| {
+                let at = usize::try_from(at).ok()?;
+                data.copy_from_slice(bytes.get(at..at.checked_add(data.len())?)?);
+                Some(())
+            };
+            Isolation::parse(read);
+        }
+    }
+}
