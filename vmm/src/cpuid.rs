@@ -74,6 +74,12 @@ impl Template {
         Ok(Self { supported: supported(kvm)?, spec, deadline })
     }
 
+    /// Width of the guest physical addresses that this host can map; 36, which every 64-bit processor has, where KVM does
+    /// not say.
+    pub fn physical_address_bits(&self) -> u8 {
+        address_width(self.supported.as_slice())
+    }
+
     /// [`apic_id`] in this topology.
     pub fn apic_id(&self, index: u32) -> u32 {
         apic_id(index, self.spec)
@@ -85,12 +91,6 @@ impl Template {
         let entries = shape.apply(self.supported.as_slice());
         CpuId::from_entries(&entries).map_err(|_| Error::TooMany(entries.len()))
     }
-}
-
-/// Width of the guest physical addresses that this host can map; 36, which every 64-bit processor has, where KVM does
-/// not say.
-pub fn physical_address_bits(kvm: &Kvm) -> u8 {
-    supported(kvm).map_or(OLDEST_WIDTH, |cpuid| address_width(cpuid.as_slice()))
 }
 
 const OLDEST_WIDTH: u8 = 36;

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use exit::Exit;
 
@@ -91,8 +93,10 @@ fn log_to_stderr(verbose: u8) {
         2 => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    log.with_ansi(std::io::stderr().is_terminal()).compact().init();
+    // Not the `EnvFilter`: it takes spans and patterns too, and a megabyte of regular expressions into every process.
+    let targets = |text: &str| text.parse::<Targets>().ok();
+    let filter = std::env::var("RUST_LOG").ok().and_then(|text| targets(&text)).or_else(|| targets(level));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let log = log.with_ansi(std::io::stderr().is_terminal()).compact();
+    tracing_subscriber::registry().with(filter.unwrap_or_default()).with(log).init();
 }

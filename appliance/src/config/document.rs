@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use schemars::schema_for;
-use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 
@@ -89,6 +91,12 @@ pub fn read(name: &str) -> Result<Document, Diagnostic> {
 /// Reads it as an appliance file, or says all that is wrong with it.
 pub fn load(document: &Document) -> Result<Config, Vec<Diagnostic>> {
     let (mut value, mut problems) = tree(document)?;
+    if problems.is_empty()
+        && let Some(config) = without_schema(&value)
+    {
+        let problems = validate::problems(document, &config);
+        return judged(config, problems);
+    }
     let schema = schema_for!(Config).to_value();
     let walk = Unknown { document, schema: &schema };
     walk.visit(&mut value, &schema, &mut Vec::new(), &mut problems);
@@ -98,8 +106,21 @@ pub fn load(document: &Document) -> Result<Config, Vec<Diagnostic>> {
     if problems.len() == before {
         problems.extend(validate::problems(document, &config));
     }
+    judged(config, problems)
+}
+
+fn judged(config: Config, mut problems: Vec<Diagnostic>) -> Result<Config, Vec<Diagnostic>> {
     problems.sort_by_key(|problem| (problem.line, problem.column));
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// The file where types alone tell that every key is known and of the right type: making the schema takes longer than all
+/// else. They cannot where one is flattened into another, as in `Vf` and `Nic`.
+fn without_schema(value: &Value) -> Option<Config> {
+    let config = Config::deserialize(value).ok()?;
+    let flattened = config.sriov.values().any(|sriov| !sriov.vfs.is_empty())
+        || config.vms.values().any(|vm| !vm.nics.is_empty());
+    (!flattened).then_some(config)
 }
 
 /// Pass 1: no YAML at all is one problem and the end; keys that are there twice are one each.

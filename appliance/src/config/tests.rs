@@ -116,6 +116,24 @@ fn deep_nesting_and_odd_bytes_do_not_hurt() {
     assert_eq!(problems(&deep).len(), 1);
 }
 
+#[test]
+fn the_types_refuse_unknown_keys_wherever_the_schema_is_not_asked() {
+    let schema = schemars::schema_for!(Config).to_value();
+    let definitions = schema["$defs"].as_object().unwrap().iter();
+    let all = definitions.map(|(name, definition)| (name.as_str(), definition)).chain([("Config", &schema)]);
+    let open: Vec<_> = all
+        .filter(|(_, definition)| definition.get("properties").is_some())
+        .filter(|(_, definition)| definition.get("additionalProperties") != Some(&false.into()))
+        .map(|(name, _)| name)
+        .collect();
+    // `VfAttributes` comes in these two only, and as the defaults of an `Sriov`.
+    assert_eq!(open, ["Nic", "Vf"]);
+    assert_eq!(
+        problems("version: 1\nvms:\n  a: {memory: {size: 1GiB, prefalt: true}, boot: {kernel: /k}}\n"),
+        ["3:28: Unknown key `prefalt` (did you mean `prefault`?)"]
+    );
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_can_panic(text in "[-a-z0-9:{}\\[\\]\",&*!#|> \n\t]{0,200}") {

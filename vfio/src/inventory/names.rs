@@ -2,8 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use super::Function;
+
+/// The built-in list: that of the crate `pci-ids`, as text (`build.rs` says why), read when it is first asked for.
+static BUILT_IN: LazyLock<Names> =
+    LazyLock::new(|| Names::parse(include_str!(concat!(env!("OUT_DIR"), "/names"))));
+/// `CCSS  Name`: class and subclass.
+const CLASSES: &str = include_str!(concat!(env!("OUT_DIR"), "/classes"));
 
 /// Where distributions keep the list.
 const HOST_LIST: &str = "/usr/share/misc/pci.ids";
@@ -56,21 +63,19 @@ impl Names {
 
     /// A vendor's name.
     pub fn vendor(&self, vendor: u16) -> Option<&str> {
-        let built_in =
-            || pci_ids::Vendors::iter().find(|entry| entry.id() == vendor).map(pci_ids::Vendor::name);
-        self.vendors.get(&vendor).map(String::as_str).or_else(built_in)
+        self.vendors.get(&vendor).or_else(|| BUILT_IN.vendors.get(&vendor)).map(String::as_str)
     }
 
     /// A device's name.
     pub fn device(&self, vendor: u16, device: u16) -> Option<&str> {
-        let built_in = || pci_ids::Device::from_vid_pid(vendor, device).map(pci_ids::Device::name);
-        self.devices.get(&(vendor, device)).map(String::as_str).or_else(built_in)
+        let id = (vendor, device);
+        self.devices.get(&id).or_else(|| BUILT_IN.devices.get(&id)).map(String::as_str)
     }
 
     /// What kind of function it is: `Ethernet controller`.
     pub fn class(&self, class: u32) -> Option<&'static str> {
-        let [_, class, subclass, _] = class.to_be_bytes();
-        pci_ids::Subclass::from_cid_sid(class, subclass).map(pci_ids::Subclass::name)
+        let id = format!("{:04x}  ", class >> 8 & 0xffff);
+        CLASSES.lines().find_map(|line| line.strip_prefix(&id))
     }
 
     /// `Intel Corporation 82576 Virtual Function`, or the numbers where nobody knows a name.
@@ -94,8 +99,7 @@ mod tests {
         assert_eq!(names.device(0x8086, 0x10ca), Some("A new name"));
         assert_eq!(names.device(0x8086, 0x10c9), Some("82576 Gigabit Network Connection"));
         assert_eq!(names.class(0x02_0000), Some("Ethernet controller"));
-        let nobody =
-            (1..u16::MAX).find(|id| pci_ids::Vendors::iter().all(|vendor| vendor.id() != *id)).unwrap();
+        let nobody = (1..u16::MAX).find(|id| !BUILT_IN.vendors.contains_key(id)).unwrap();
         assert_eq!(names.vendor(nobody), None);
     }
 }

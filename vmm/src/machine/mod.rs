@@ -106,7 +106,7 @@ impl Running {
         insert_legacy(&buses, &machine.ram, &pm, &serial)?;
 
         let template = cpuid::Template::new(machine.vm.kvm(), machine.spec.cpus)?;
-        let address_bits = cpuid::physical_address_bits(machine.vm.kvm());
+        let address_bits = template.physical_address_bits();
         let hierarchy = Hierarchy::build(&machine.vm, &machine.ram, &buses, slots, address_bits)?;
 
         let events = Events::new().map_err(Error::io("Making the machine's event loop"))?;
