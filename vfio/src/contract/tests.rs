@@ -3,7 +3,7 @@
 use super::*;
 use crate::fake::Fake;
 
-struct OnFake(Arc<Fake>);
+pub(crate) struct OnFake(pub(crate) Arc<Fake>);
 
 impl Subject for OnFake {
     fn function(&self) -> Arc<dyn PciFunction> {
@@ -35,19 +35,22 @@ impl Subject for OnFake {
     }
 }
 
-/// Runs all checks, each on a function of its own; none may be skipped.
-fn all_hold(make: impl Fn() -> Box<dyn Subject>) {
+/// Runs all checks, each on a function of its own; none may be skipped but those named.
+pub(crate) fn all_hold(make: impl Fn() -> Box<dyn Subject>, skipped: &[&str]) {
     let broken: Vec<_> = CHECKS
         .iter()
         .map(|check| (check.name, check.run(&*make())))
-        .filter(|(_, verdict)| *verdict != Verdict::Held)
+        .filter(|(name, verdict)| match verdict {
+            Verdict::Held => false,
+            Verdict::Skipped(_) => !skipped.contains(name),
+            Verdict::Broken(_) => true,
+        })
         .collect();
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
 #[test]
 fn the_fake_keeps_the_contract() {
-    all_hold(|| {
-        Box::new(OnFake(Arc::new(Fake::nic().iova(&[0..=0xfedf_ffff, 0xfef0_0000..=0xff_ffff_ffff]))))
-    });
+    let ranges = [0..=0xfedf_ffff, 0xfef0_0000..=0xff_ffff_ffff];
+    all_hold(|| Box::new(OnFake(Arc::new(Fake::nic().iova(&ranges)))), &[]);
 }

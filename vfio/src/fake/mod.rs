@@ -8,7 +8,6 @@
 
 mod build;
 mod interrupts;
-mod resample;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -21,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::function::{Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex};
+use crate::resample::Resampler;
 use interrupts::Interrupts;
-use resample::Resampler;
 pub use space::FakeSpace;
 
 /// Command register: the function may master the bus (PCIe 6.0, 7.5.1.1.3).

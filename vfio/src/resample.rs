@@ -1,4 +1,4 @@
-//! Waits for the eventfd that unmasks a fake's INTx.
+//! Waits for the eventfd that unmasks INTx, where the kernel does not.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 /// A thread that unmasks whenever its eventfd is signalled. Ended when dropped.
-pub(super) struct Resampler {
+pub(crate) struct Resampler {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Resampler {
-    pub(super) fn start(resample: OwnedFd, unmask: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(resample: OwnedFd, unmask: impl Fn() + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let wake = Arc::clone(&stop);
         let wait = move || {
@@ -31,7 +31,7 @@ impl Resampler {
                 }
             }
         };
-        Ok(Self { stop, thread: Some(std::thread::Builder::new().name("fake-intx".into()).spawn(wait)?) })
+        Ok(Self { stop, thread: Some(std::thread::Builder::new().name("intx-unmask".into()).spawn(wait)?) })
     }
 }
 
@@ -39,7 +39,7 @@ impl Drop for Resampler {
     fn drop(&mut self) {
         let told = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()).is_ok();
         if let Some(thread) = self.thread.take().filter(|_| told) {
-            thread.join().unwrap_or_else(|_| tracing::error!("The thread behind a fake's INTx panicked"));
+            thread.join().unwrap_or_else(|_| tracing::error!("The thread that unmasks INTx panicked"));
         }
     }
 }
