@@ -49,6 +49,16 @@ pub fn memory_available(proc: &Path) -> u64 {
     kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
 }
 
+/// Huge pages of `page` bytes that nobody has been promised; none where the kernel has no such pages.
+pub fn huge_pages_free(sys: &Path, page: u64) -> u64 {
+    let folder = sys.join(format!("kernel/mm/hugepages/hugepages-{}kB", page >> 10));
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        text.trim().parse::<u64>().unwrap_or(0)
+    };
+    number("free_hugepages").saturating_sub(number("resv_hugepages"))
+}
+
 fn permanent_macs() -> anyhow::Result<BTreeMap<String, MacAddress>> {
     let links = with_network(async |network| network.links().await)?;
     let mac = |link: netconfig::Link| {

@@ -77,12 +77,10 @@ impl fmt::Display for Crash {
             CrashKind::Unexpected { exit } => write!(f, "Unexpected exit {exit} on vCPU {}", self.vcpu)?,
         }
         write!(f, "\n{}", self.registers)?;
-        if !self.instruction.is_empty() {
-            write!(f, "\ncode:")?;
-            for byte in &self.instruction {
-                write!(f, " {byte:02x}")?;
-            }
+        if self.instruction.is_empty() {
+            return write!(f, "\ncode: rip does not point to guest memory");
         }
-        Ok(())
+        write!(f, "\ncode:")?;
+        self.instruction.iter().try_for_each(|byte| write!(f, " {byte:02x}"))
     }
 }

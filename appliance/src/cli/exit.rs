@@ -59,5 +59,36 @@ impl Exit {
 
 /// Says an error on standard error, with its causes on the same line.
 pub(super) fn complain(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", sentence(error));
+}
+
+/// The error and its causes, but for those that it has told itself.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("Opening the door: {source}")]
+    struct Locked {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::Error::new(Locked { source: std::io::Error::other("no key") });
+        assert_eq!(sentence(&error), "Opening the door: no key");
+        assert_eq!(sentence(&error.context("Going home")), "Going home: Opening the door: no key");
+    }
 }

@@ -63,6 +63,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;
     let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
     let files = BootFiles::open(vm, folder).map_err(Failure::Refused)?;
+    enough_huge_pages(vm).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
         return start(name, vm, files, &Applied { slots: Vec::new() });
@@ -171,6 +172,20 @@ fn enough_memory(vm: &Vm) -> anyhow::Result<()> {
             "The guest wants {} of memory, and the host has {} MiB to give; give the guest less, or stop something on the host",
             memory.size,
             available >> 20
+        );
+    }
+    Ok(())
+}
+
+fn enough_huge_pages(vm: &Vm) -> anyhow::Result<()> {
+    let memory = vm.memory.detail();
+    let Some(page) = memory.hugepages else { return Ok(()) };
+    let (wanted, free) =
+        (memory.size.0.div_ceil(page.0.max(1)), host::huge_pages_free(Path::new("/sys"), page.0));
+    if wanted > free {
+        anyhow::bail!(
+            "The guest wants {wanted} huge pages of {page}, and the host has {free} to give; set aside more by /sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages or by hugepages= on the host's kernel command line",
+            page.0 >> 10
         );
     }
     Ok(())

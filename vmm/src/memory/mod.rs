@@ -88,9 +88,13 @@ impl GuestRam {
         let file = Arc::new(backing_file(spec).map_err(failed("memfd_create"))?);
         file.set_len(spec.size).map_err(failed("sizing the memory file"))?;
         let low = spec.size.min(layout::LOW_RAM_END);
-        let mut regions = vec![region(&file, 0, 0, low).map_err(failed("mmap"))?];
+        // Huge pages are promised to us when they are mapped, or refused: without the promise, the first touch of one
+        // that is not there is a SIGBUS. Ordinary pages are no one's to promise.
+        let reserve = if spec.hugepages.is_some() { 0 } else { libc::MAP_NORESERVE };
+        let region = |offset, guest_address, size| region(&file, offset, guest_address, size, reserve);
+        let mut regions = vec![region(0, 0, low).map_err(failed("mmap"))?];
         if spec.size > low {
-            let high = region(&file, low, layout::HIGH_RAM_START, spec.size - low).map_err(failed("mmap"))?;
+            let high = region(low, layout::HIGH_RAM_START, spec.size - low).map_err(failed("mmap"))?;
             regions.push(high);
         }
         let memory = GuestRegionCollection::from_regions(regions)
@@ -188,13 +192,19 @@ fn backing_file(spec: &MemorySpec) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-fn region(file: &Arc<File>, offset: u64, guest_address: u64, size: u64) -> io::Result<GuestRegionMmap<()>> {
+fn region(
+    file: &Arc<File>,
+    offset: u64,
+    guest_address: u64,
+    size: u64,
+    flags: libc::c_int,
+) -> io::Result<GuestRegionMmap<()>> {
     let length = usize::try_from(size).map_err(io::Error::other)?;
     let mapped = MmapRegion::build(
         Some(FileOffset::from_arc(Arc::clone(file), offset)),
         length,
         libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_SHARED | libc::MAP_NORESERVE,
+        libc::MAP_SHARED | flags,
     )
     .map_err(io::Error::other)?;
     GuestRegionMmap::new(mapped, GuestAddress(guest_address))
@@ -246,6 +256,13 @@ mod tests {
         for size in [0, 4097] {
             assert!(matches!(GuestRam::new(&spec(size)), Err(Error::Size { .. })));
         }
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_are_refused_at_once() {
+        // A TiB of them no host has set aside.
+        let spec = MemorySpec { hugepages: Some(2 << 20), ..spec(1 << 40) };
+        assert!(matches!(GuestRam::new(&spec), Err(Error::Host { .. })));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn registers(fd: &VcpuFd) -> String {
         ];
         for group in groups {
             for (name, value) in group {
-                let _ = write!(text, "{name:>6}={value:016x}");
+                let _ = write!(text, "{name:>7}={value:016x}");
             }
             text.push('\n');
         }
@@ -35,12 +35,12 @@ pub(super) fn registers(fd: &VcpuFd) -> String {
         for (name, value) in
             [("cr0", s.cr0), ("cr2", s.cr2), ("cr3", s.cr3), ("cr4", s.cr4), ("efer", s.efer)]
         {
-            let _ = write!(text, "{name:>6}={value:x}");
+            let _ = write!(text, "{name:>7}={value:x}");
         }
         let cs = s.cs;
         let _ = write!(
             text,
-            "\n    cs={:04x} base={:x} limit={:x} l={} db={}",
+            "\n     cs={:04x} base={:x} limit={:x} l={} db={}",
             cs.selector, cs.base, cs.limit, cs.l, cs.db
         );
     }

@@ -1,0 +1,82 @@
+// What start.S and the C files share.
+
+#define BOOT_PVH 1
+#define BOOT_LINUX 2
+
+#define CODE0 0x08
+#define DATA0 0x10
+#define CODE3 0x18
+#define DATA3 0x20
+#define CODE32 0x28
+#define TSS 0x30
+#define MOST_CPUS 8
+#define GDT_LIMIT (TSS + 16 * MOST_CPUS - 1)
+
+#define EXCEPTIONS 32
+#define EXCEPTION_STUB 16
+#define STACK_SIZE 16384
+
+// Page 0x30 is what the start-up IPI names.
+#define AP_START 0x30000
+// Survives a guest reset: above the image, which is loaded anew, and within the smallest memory.
+#define MARK 0xc00000
+// Nothing is ever there: within the 32-bit window for BARs.
+#define UNASSIGNED 0xd0000000
+#define UNASSIGNED_PORT 0xe00
+
+#ifndef __ASSEMBLER__
+#include <stdint.h>
+#include <stdbool.h>
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef uint64_t u64;
+
+static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
+static inline void outw(u16 port, u16 value) { __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port)); }
+static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
+static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+static inline u16 inw(u16 port) { u16 v; __asm__ volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+static inline u32 inl(u16 port) { u32 v; __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+
+// One instruction each, so that the access has exactly this width.
+static inline u8 read8(u64 at) { u8 v; __asm__ volatile("movb (%1), %0" : "=q"(v) : "r"(at) : "memory"); return v; }
+static inline u16 read16(u64 at) { u16 v; __asm__ volatile("movw (%1), %0" : "=r"(v) : "r"(at) : "memory"); return v; }
+static inline u32 read32(u64 at) { u32 v; __asm__ volatile("movl (%1), %0" : "=r"(v) : "r"(at) : "memory"); return v; }
+static inline u64 read64(u64 at) { u64 v; __asm__ volatile("movq (%1), %0" : "=r"(v) : "r"(at) : "memory"); return v; }
+static inline void write8(u64 at, u8 v) { __asm__ volatile("movb %0, (%1)" : : "q"(v), "r"(at) : "memory"); }
+static inline void write16(u64 at, u16 v) { __asm__ volatile("movw %0, (%1)" : : "r"(v), "r"(at) : "memory"); }
+static inline void write32(u64 at, u32 v) { __asm__ volatile("movl %0, (%1)" : : "r"(v), "r"(at) : "memory"); }
+static inline void write64(u64 at, u64 v) { __asm__ volatile("movq %0, (%1)" : : "r"(v), "r"(at) : "memory"); }
+
+// boot.c: what the boot protocol told, the same for both.
+struct range { u64 start, size; u32 kind; };
+struct boot { const char *cmdline; u64 rsdp; unsigned count; struct range ranges[32]; };
+const struct boot *boot(void);
+// The value of `name=VALUE` on the command line, as a number or a word; `fallback` or NULL where there is none.
+u64 number(const char *name, u64 fallback);
+bool word_is(const char *name, const char *value);
+
+// console.c
+void put(char c);
+// The port as it was after power-on, so that what is said is heard.
+void console_again(void);
+// As printf: %s, %u (decimal), %x (hexadecimal), both of 64 bits, and %%.
+void print(const char *format, ...);
+// The next character of COM1, waited for.
+char get(void);
+
+// power.c: by what the ACPI tables say.
+void power_off(void);
+void reset_by_acpi(void);
+void wait_for_power_button(void);
+
+// pci.c
+u32 config_read_ports(unsigned bus, unsigned devfn, unsigned offset);
+void pci_report(void);
+
+// garbage.c
+void garbage(u64 seed);
+void garbage_power(u64 seed);
+#endif

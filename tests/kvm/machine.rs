@@ -1,0 +1,224 @@
+//! One `throughway run` of the test guest: started, talked to and waited for, never longer than [`PATIENCE`].
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::image;
+
+/// Far longer than anything here takes on a machine that has other things to do as well.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Whether tests with a guest can run; says why where they cannot.
+pub(crate) fn available() -> bool {
+    let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") else { return true };
+    let required = std::env::var("REQUIRE").unwrap_or_default();
+    let required = required.split(',').any(|suite| matches!(suite.trim(), "kvm" | "all"));
+    assert!(!required, "the suite kvm is required, and /dev/kvm cannot be opened: {error}");
+    eprintln!("skipped: /dev/kvm cannot be opened: {error}");
+    false
+}
+
+/// Whether KVM runs on the processor's own virtualization. Without it, guest code in ring 0 is interpreted.
+pub(crate) fn hardware() -> bool {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
+}
+
+/// What the file says of the guest.
+pub(crate) struct Guest {
+    pub(crate) kernel: PathBuf,
+    pub(crate) cmdline: String,
+    pub(crate) cpus: &'static str,
+    pub(crate) memory: String,
+    pub(crate) on_reset: &'static str,
+    /// Words for `throughway` itself.
+    pub(crate) arguments: &'static [&'static str],
+}
+
+impl Guest {
+    /// The ELF image with one processor and little memory.
+    pub(crate) fn new(cmdline: &str) -> Self {
+        Self {
+            kernel: image::elf(),
+            cmdline: cmdline.into(),
+            cpus: "1",
+            memory: "16MiB".into(),
+            on_reset: "restart",
+            arguments: &[],
+        }
+    }
+
+    /// The command, and the folder with its file, which must stay until the command has ended.
+    pub(crate) fn command(&self) -> (Command, TempDir) {
+        let Self { kernel, cmdline, cpus, memory, on_reset, arguments } = self;
+        let kernel = kernel.display();
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "version: 1\nvms:\n  guest:\n    cpus: {cpus}\n    memory: {memory}\n    on-reset: {on_reset}\n    \
+             boot: {{kernel: \"{kernel}\", cmdline: \"{cmdline}\"}}\n"
+        );
+        let file = folder.path().join("box.yaml");
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_throughway"));
+        command.arg("run").arg(file).args(["--vm", "guest"]).args(*arguments).env_remove("RUST_LOG");
+        (command, folder)
+    }
+
+    /// Starts it with pipes for a console.
+    pub(crate) fn start(&self) -> Running {
+        let (mut command, folder) = self.command();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let console = Heard::listen(child.stdout.take().unwrap());
+        Running::new(child, console, folder)
+    }
+
+    /// Starts it and waits for its end.
+    pub(crate) fn run(&self) -> Ended {
+        self.start().end()
+    }
+}
+
+/// What has been read of something so far.
+#[derive(Clone, Default)]
+pub(crate) struct Heard(Arc<(Mutex<Vec<u8>>, Condvar)>);
+
+impl Heard {
+    /// Reads all of it, on a thread of its own.
+    pub(crate) fn listen(mut from: impl Read + Send + 'static) -> Self {
+        let heard = Self::default();
+        let teller = heard.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // The end of a terminal is EIO.
+            while let Ok(count @ 1..) = from.read(&mut bytes) {
+                teller.0.0.lock().unwrap().extend(&bytes[..count]);
+                teller.0.1.notify_all();
+            }
+        });
+        heard
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.0.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until `text` comes at or after byte `from`; where it ends, or `None` when patience does.
+    fn wait_for(&self, text: &str, from: usize) -> Option<usize> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut heard = self.0.0.lock().unwrap();
+        loop {
+            let found = heard[from..].windows(text.len()).position(|window| window == text.as_bytes());
+            if let Some(at) = found {
+                return Some(from + at + text.len());
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            heard = self.0.1.wait_timeout(heard, left).unwrap().0;
+        }
+    }
+}
+
+/// A guest that runs.
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) input: Option<ChildStdin>,
+    console: Heard,
+    log: Heard,
+    console_read: usize,
+    log_read: usize,
+    _folder: TempDir,
+}
+
+impl Running {
+    /// `child` has a pipe for standard error, and whatever `console` comes from.
+    pub(crate) fn new(mut child: Child, console: Heard, folder: TempDir) -> Self {
+        let log = Heard::listen(child.stderr.take().unwrap());
+        let input = child.stdin.take();
+        Self { child, input, console, log, console_read: 0, log_read: 0, _folder: folder }
+    }
+
+    /// Waits until the guest says `text`, after what was waited for before.
+    pub(crate) fn wait_for(&mut self, text: &str) {
+        match self.console.wait_for(text, self.console_read) {
+            Some(end) => self.console_read = end,
+            None => self.give_up(text),
+        }
+    }
+
+    /// Waits until `throughway` says `text`, and returns the line in which it does.
+    pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
+        let Some(end) = self.log.wait_for(text, self.log_read).and_then(|at| self.log.wait_for("\n", at))
+        else {
+            self.give_up(text)
+        };
+        let line = self.log.text()[self.log_read..end].to_owned();
+        self.log_read = end;
+        line.lines().last().unwrap().to_owned()
+    }
+
+    fn give_up(&mut self, text: &str) -> ! {
+        let _ = self.child.kill();
+        panic!("{text:?} never came; console: {:?}; log: {}", self.console.text(), self.log.text());
+    }
+
+    /// Types.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.input.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end, which must be by this exit code; for a console whose end is never seen.
+    pub(crate) fn wait_for_end_with(mut self, code: i32) {
+        // What the reader's thread still holds is not waited for: a terminal's end comes when all have let go of it.
+        self.console = Heard::default();
+        let ended = self.end();
+        assert_eq!(ended.code, Some(code), "{}", ended.log);
+    }
+
+    /// Waits for its end, whatever it is; but a panic or a signal is never one.
+    pub(crate) fn end(mut self) -> Ended {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > deadline {
+                self.give_up("an end");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        drop(self.input.take());
+        let ended = Ended { code: status.code(), console: settled(&self.console), log: settled(&self.log) };
+        assert!(ended.code.is_some(), "{status}; console: {:?}; log: {}", ended.console, ended.log);
+        assert!(!ended.log.contains("panicked"), "{}", ended.log);
+        ended
+    }
+}
+
+/// All that a reader will hear once the writer has ended: its thread then lets go of what is shared.
+fn settled(heard: &Heard) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    while Arc::strong_count(&heard.0) > 1 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    heard.text()
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The exit code.
+    pub(crate) code: Option<i32>,
+    pub(crate) console: String,
+    /// Standard error.
+    pub(crate) log: String,
+}

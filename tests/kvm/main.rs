@@ -1,0 +1,17 @@
+//! `throughway run` as a whole on this machine's /dev/kvm, with a guest that is compiled here: `guest/`.
+//!
+//! Without /dev/kvm each test says so and passes; with `REQUIRE=kvm` (or `all`) it fails. What the guest does keeps to
+//! what a KVM without hardware virtualization runs, too.
+
+mod console;
+mod crashes;
+mod ends;
+mod garbage;
+mod image;
+mod input;
+mod machine;
+mod memory;
+mod pci;
+mod processors;
+mod statistics;
+mod terminal;

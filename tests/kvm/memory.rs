@@ -1,0 +1,45 @@
+//! RAM is where the memory map says, to its first and last bytes.
+
+use crate::image;
+use crate::machine::{Guest, available};
+
+const MIB: u64 = 1 << 20;
+/// What of the first MiB the map gives to firmware.
+const FIRMWARE: u64 = 0x10_0000 - 0x9_fc00;
+
+#[test]
+fn all_sizes_have_their_first_and_last_pages() {
+    if !available() {
+        return;
+    }
+    // Up to 2 GiB in one piece, beyond it another one at 4 GiB.
+    let sizes = [
+        (16_u64, 0x100_0000_u64),
+        (17, 0x110_0000),
+        (2048, 0x8000_0000),
+        (2049, 0x1_0010_0000),
+        (3072, 0x1_4000_0000),
+    ];
+    for (size, end) in sizes {
+        for kernel in [image::elf(), image::bzimage()] {
+            let guest = Guest { memory: format!("{size}MiB"), kernel, ..Guest::new("test=memory") };
+            let ended = guest.run();
+            assert_eq!(ended.code, Some(0), "{size} MiB: {}", ended.log);
+            let says = |line: &str| ended.console.lines().any(|said| said == line);
+            assert!(says(&format!("ram: {}", size * MIB - FIRMWARE)), "{size} MiB: {}", ended.console);
+            assert!(says(&format!("page {:x} holds", end - 8)), "{size} MiB: {}", ended.console);
+            assert!(says("range e0000000 to f0000000 kind 2"), "{size} MiB: {}", ended.console);
+            assert!(!ended.console.contains("does not hold"), "{size} MiB: {}", ended.console);
+        }
+    }
+}
+
+#[test]
+fn memory_touched_before_is_the_same_memory() {
+    if !available() {
+        return;
+    }
+    let ended = Guest { memory: "{size: 64MiB, prefault: true}".into(), ..Guest::new("test=memory") }.run();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.console.contains("page 3fffff8 holds"), "{}", ended.console);
+}
