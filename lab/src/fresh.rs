@@ -1,4 +1,4 @@
-//! The `throughway` binary that goes into the box, and where this checkout is.
+//! The programs that go into the box, and where this checkout is.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -40,24 +40,29 @@ pub fn target_folder() -> Result<PathBuf> {
 
 /// Builds `throughway` with optimizations and returns the binary.
 pub fn throughway() -> Result<PathBuf> {
-    progress::step("Building throughway (release)", |_| {
+    build("throughway (release)", &["--release", "--bin", "throughway"])
+}
+
+/// Builds a program of the lab's own, an example of the crate `vfio`, and returns it.
+pub fn example(name: &str) -> Result<PathBuf> {
+    let package = ["--package", "throughway-vfio", "--features", "testing"];
+    build(&format!("the example {name}"), &[&package, ["--example", name].as_slice()].concat())
+}
+
+/// Has cargo build one program.
+fn build(what: &str, arguments: &[&str]) -> Result<PathBuf> {
+    progress::step(&format!("Building {what}"), |_| {
         let mut command = cargo();
-        command.args([
-            "build",
-            "--release",
-            "--bin",
-            "throughway",
-            "--message-format=json-render-diagnostics",
-        ]);
-        command.args(["-q"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+        command.args(["build", "--message-format=json-render-diagnostics", "-q"]).args(arguments);
+        command.stdin(Stdio::null()).stderr(Stdio::inherit());
         let done = command.output().context("Starting cargo")?;
         if !done.status.success() {
-            bail!("Building throughway failed");
+            bail!("Building {what} failed");
         }
         let text = String::from_utf8_lossy(&done.stdout);
         let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let mut built = messages.filter_map(|message| Some(message.get("executable")?.as_str()?.to_owned()));
         let binary = built.next();
-        binary.map(PathBuf::from).context("cargo built no throughway binary")
+        binary.map(PathBuf::from).with_context(|| format!("cargo built no program for {what}"))
     })
 }

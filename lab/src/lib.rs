@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apt;
+pub mod bench;
 pub mod cache;
 pub mod command;
 pub mod cpio;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use throughway_lab::kernel::Flavour;
 use throughway_lab::session::{Lab, Options};
-use throughway_lab::{cache, demo, fresh, kernel_build, machine, scenario, verify};
+use throughway_lab::{bench, cache, demo, fresh, kernel_build, machine, scenario, verify};
 
 /// The emulated box: an IOMMU and SR-IOV cards without the hardware, and what is
 /// tested in it. Needs Debian 12 or 13; what it fetches or builds stays in the
@@ -66,6 +66,11 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         bin: Option<PathBuf>,
     },
+    /// Measure Throughway beside other VMMs; docs/benchmarks.md has what came of it.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Run every check there is, and close with "N passed, N failed".
     ///
     /// A suite that cannot run here says why and is skipped; REQUIRE=kvm,lab (or
@@ -77,6 +82,19 @@ enum Command {
         /// Run these suites only.
         #[arg(long, value_name = "A,B", value_delimiter = ',')]
         only: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// From exec to a small guest's first byte, and memory beside the guest's: Alioth and QEMU, on this machine's KVM.
+    Start {
+        /// How often each VMM starts the guest.
+        #[arg(long, default_value = "20")]
+        rounds: usize,
+        /// Take this throughway binary instead of building one.
+        #[arg(long, value_name = "PATH")]
+        bin: Option<PathBuf>,
     },
 }
 
@@ -111,6 +129,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Demo { exit, kernel, bin } => {
             let worked = demo::run(&demo::Options { kernel, binary: bin, exit })?;
             Ok(if worked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Bench { what: Bench::Start { rounds, bin } } => {
+            bench::start::run(&bench::start::Options { rounds, binary: bin })?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Verify { list: true, .. } => {
             for (name, what) in verify::list() {

@@ -28,6 +28,8 @@ pub struct Scenario {
     pub own_boot: bool,
     /// Whether it needs the `throughway` binary (not with `# needs: nothing`).
     pub needs_throughway: bool,
+    /// Examples of the crate `vfio` that it runs (`# examples: contract`).
+    pub examples: Vec<String>,
 }
 
 impl Scenario {
@@ -48,6 +50,7 @@ impl Scenario {
             timeout: TIMEOUT,
             own_boot: false,
             needs_throughway: true,
+            examples: Vec::new(),
         };
         for line in text.lines().take_while(|line| line.starts_with('#')) {
             let Some((field, value)) = line.trim_start_matches(['#', '!', ' ']).split_once(": ") else {
@@ -60,6 +63,7 @@ impl Scenario {
                     scenario.timeout = value.parse().with_context(|| format!("timeout is {value:?}"))?
                 }
                 "needs" => scenario.needs_throughway = value != "nothing",
+                "examples" => scenario.examples = value.split_whitespace().map(str::to_owned).collect(),
                 "boot" => scenario.own_boot = value == "own",
                 "kernels" => {
                     let named = |name: &str| {
@@ -154,13 +158,14 @@ mod tests {
 
     #[test]
     fn headers_are_read() {
-        let text = "# proves: It works.\n# kernels: iommufd\n# timeout: 30\n. lib\n# boot: own\n";
+        let text = "# proves: It works.\n# kernels: iommufd\n# timeout: 30\n# examples: one two\n. lib\n# boot: own\n";
         let scenario = Scenario::parse(Path::new("tests/lab/10-vf.sh"), text).unwrap();
         assert_eq!(
             (scenario.name.as_str(), scenario.proves.as_str(), scenario.timeout),
             ("10-vf", "It works.", 30)
         );
         assert_eq!(scenario.kernels, [Flavour::Iommufd]);
+        assert_eq!(scenario.examples, ["one", "two"]);
         assert!(!scenario.own_boot, "the header ends at the first other line");
         assert!(scenario.is_called("vf") && scenario.is_called("10-vf") && !scenario.is_called("v"));
     }

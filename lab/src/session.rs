@@ -1,5 +1,6 @@
 //! Runs scenarios in the box and tells how each ended.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -146,6 +147,9 @@ impl Lab {
             None if scenarios.iter().any(|scenario| scenario.needs_throughway) => Some(fresh::throughway()?),
             None => None,
         };
+        let names: BTreeSet<_> = scenarios.iter().flat_map(|scenario| scenario.examples.clone()).collect();
+        let examples: Vec<_> =
+            names.into_iter().map(|name| Ok((fresh::example(&name)?, name))).collect::<Result<_>>()?;
         fs::create_dir_all(output).with_context(|| format!("Creating {}", output.display()))?;
         let mut waiting = scenario::boots(scenarios, BUDGET);
         waiting.reverse();
@@ -154,6 +158,9 @@ impl Lab {
         while let Some(group) = waiting.pop() {
             number = number.saturating_add(1);
             let run = self.folder(binary.as_deref())?;
+            for (path, name) in &examples {
+                copy(path, &run.path().join("share/bin").join(name))?;
+            }
             let log = output.join(format!("console-{number}.log"));
             let boot = Boot {
                 spec: self.spec(&run),

@@ -104,7 +104,13 @@ fn only(subject: &dyn Subject, signals: &[Signal], fired: Option<usize>) -> Judg
     Ok(())
 }
 
-/// Fires a vector; `None` is that of a device that cannot be made to.
+/// Forgets what was pending: a device may keep what it signalled while a vector was away, and send it when it is back.
+fn settle(subject: &dyn Subject, signals: &[Signal]) -> Judged {
+    std::thread::sleep(subject.patience());
+    signals.iter().try_for_each(|signal| signal.take(Duration::ZERO).map(|_| ()))
+}
+
+/// Fires a vector.
 fn fire(subject: &dyn Subject, kind: IrqKind, vector: usize) -> Judged {
     let vector = u32::try_from(vector).unwrap_or(u32::MAX);
     if subject.fire(kind, vector) { Ok(()) } else { skip("the device cannot be made to interrupt") }
@@ -114,6 +120,7 @@ pub(super) fn vectors(subject: &dyn Subject) -> Judged {
     let awake = Awake::new(subject)?;
     let (kind, signals) = messages(&*awake.0)?;
     let _enabled = Enabled::new(&awake.0, kind, &signals)?;
+    settle(subject, &signals)?;
     for vector in 0..signals.len() {
         fire(subject, kind, vector)?;
         only(subject, &signals, Some(vector))?;
@@ -128,6 +135,7 @@ pub(super) fn neighbours(subject: &dyn Subject) -> Judged {
         return skip("it has fewer than three vectors");
     }
     let _enabled = Enabled::new(&awake.0, kind, &signals)?;
+    settle(subject, &signals)?;
     awake.0.set_irqs(kind, 1, &[None])?;
     for vector in [1, 0, 2] {
         fire(subject, kind, vector)?;
@@ -136,6 +144,7 @@ pub(super) fn neighbours(subject: &dyn Subject) -> Judged {
     // Another eventfd in its place, with a neighbour's taken in the same call.
     signals[1] = Signal::new()?;
     awake.0.set_irqs(kind, 1, &[signals[1].fd(), None])?;
+    settle(subject, &signals)?;
     for vector in [1, 2, 0] {
         fire(subject, kind, vector)?;
         only(subject, &signals, Some(vector).filter(|vector| *vector != 2))?;
@@ -147,6 +156,7 @@ pub(super) fn out_of_range(subject: &dyn Subject) -> Judged {
     let awake = Awake::new(subject)?;
     let (kind, signals) = messages(&*awake.0)?;
     let _enabled = Enabled::new(&awake.0, kind, &signals)?;
+    settle(subject, &signals)?;
     let count = awake.0.irq_info(kind).count;
     for first in [count, count + 1, u32::MAX] {
         let set = awake.0.set_irqs(kind, first, &[signals[0].fd()]);

@@ -1,0 +1,95 @@
+//! What a VMM holds in memory beside its guest's RAM.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+/// KiB of one process, in proportion where pages are shared with others (Pss of proc_pid_smaps(5)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overhead {
+    /// All mappings but the guest's RAM.
+    pub all: u64,
+    /// Of it, what the process has written: heap, stacks, relocated data. The rest is files that the page cache holds too.
+    pub written: u64,
+}
+
+/// Of a process whose guest has `ram` bytes of RAM, all in memory files.
+pub fn overhead(pid: u32, ram: u64) -> Result<Overhead> {
+    let path = Path::new("/proc").join(pid.to_string()).join("smaps");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("Reading {}", path.display()))?;
+    Ok(parse(&text, ram))
+}
+
+/// Every mapping counts but those of a memory file as large as guest RAM, or as one of its parts: half of it at least.
+fn parse(smaps: &str, ram: u64) -> Overhead {
+    let (mut total, mut guests) = (Overhead::default(), false);
+    for line in smaps.lines() {
+        if let Some(mapping) = Mapping::parse(line) {
+            guests = mapping.memory_file && mapping.size >= ram / 2;
+        } else if !guests && let Some((name, kib)) = field(line) {
+            match name {
+                "Pss" => total.all = total.all.saturating_add(kib),
+                "Private_Dirty" => total.written = total.written.saturating_add(kib),
+                _ => {}
+            }
+        }
+    }
+    total
+}
+
+struct Mapping {
+    size: u64,
+    memory_file: bool,
+}
+
+impl Mapping {
+    /// `7f8d0f400000-7f8d1f400000 rw-s 00000000 00:01 1031 /memfd:guest-ram (deleted)`
+    fn parse(line: &str) -> Option<Self> {
+        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let size = number(end)?.saturating_sub(number(start)?);
+        Some(Self { size, memory_file: line.contains(" /memfd:") })
+    }
+}
+
+/// `Pss:                1432 kB`
+fn field(line: &str) -> Option<(&str, u64)> {
+    let (name, value) = line.split_once(':')?;
+    Some((name, value.trim().strip_suffix(" kB")?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+7f8d0f400000-7f8d1f400000 rw-s 00000000 00:01 1031                       /memfd:guest-ram (deleted)
+Size:             262144 kB
+Pss:                  20 kB
+Private_Dirty:        20 kB
+VmFlags: rd wr sh
+7f8d1f749000-7f8d1fc94000 r-xp 00348000 fe:00 77                         /usr/bin/throughway
+Size:               5420 kB
+Pss:                3880 kB
+Private_Dirty:         0 kB
+7f8d1fc94000-7f8d1fdfa000 r--p 00892000 fe:00 77                         /usr/bin/throughway
+Pss:                 132 kB
+Private_Dirty:       132 kB
+7ffd9fe0f000-7ffd9fe30000 rw-p 00000000 00:00 0                          [stack]
+Pss:                  40 kB
+Private_Dirty:        40 kB
+";
+
+    #[test]
+    fn all_counts_but_the_guests_memory() {
+        assert_eq!(parse(SMAPS, 256 << 20), Overhead { all: 4052, written: 172 });
+        // A memory file that is not the guest's RAM counts.
+        assert_eq!(parse(SMAPS, 4 << 30), Overhead { all: 4072, written: 192 });
+    }
+
+    #[test]
+    fn this_process_has_some() {
+        let own = overhead(std::process::id(), 1 << 30).unwrap();
+        assert!(own.all >= own.written && own.written > 0, "{own:?}");
+    }
+}
