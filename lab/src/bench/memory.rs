@@ -29,7 +29,7 @@ fn parse(smaps: &str, ram: u64) -> Overhead {
         } else if !guests && let Some((name, kib)) = field(line) {
             match name {
                 "Pss" => total.all = total.all.saturating_add(kib),
-                "Private_Dirty" => total.written = total.written.saturating_add(kib),
+                "Anonymous" => total.written = total.written.saturating_add(kib),
                 _ => {}
             }
         }
@@ -66,25 +66,25 @@ mod tests {
 7f8d0f400000-7f8d1f400000 rw-s 00000000 00:01 1031                       /memfd:guest-ram (deleted)
 Size:             262144 kB
 Pss:                  20 kB
-Private_Dirty:        20 kB
+Anonymous:             0 kB
 VmFlags: rd wr sh
 7f8d1f749000-7f8d1fc94000 r-xp 00348000 fe:00 77                         /usr/bin/throughway
 Size:               5420 kB
 Pss:                3880 kB
-Private_Dirty:         0 kB
+Anonymous:             0 kB
 7f8d1fc94000-7f8d1fdfa000 r--p 00892000 fe:00 77                         /usr/bin/throughway
 Pss:                 132 kB
-Private_Dirty:       132 kB
+Anonymous:           132 kB
 7ffd9fe0f000-7ffd9fe30000 rw-p 00000000 00:00 0                          [stack]
 Pss:                  40 kB
-Private_Dirty:        40 kB
+Anonymous:            40 kB
 ";
 
     #[test]
     fn all_counts_but_the_guests_memory() {
         assert_eq!(parse(SMAPS, 256 << 20), Overhead { all: 4052, written: 172 });
         // A memory file that is not the guest's RAM counts.
-        assert_eq!(parse(SMAPS, 4 << 30), Overhead { all: 4072, written: 192 });
+        assert_eq!(parse(SMAPS, 4 << 30), Overhead { all: 4072, written: 172 });
     }
 
     #[test]
