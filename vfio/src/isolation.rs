@@ -74,7 +74,10 @@ impl Isolation {
     /// Reads it from config space. None where the function is gone, or for a process that may read only the first 64 bytes.
     pub fn read(sysfs: &Sysfs, address: PciAddress) -> Option<Self> {
         let config = File::open(sysfs.device(address).join("config")).ok()?;
-        Self::parse(|at, data| config.read_exact_at(data, at).ok())
+        let mut found = Self::parse(|at, data| config.read_exact_at(data, at).ok())?;
+        // Only function 0 must say so (PCI Local Bus 3.0, 6.2.1).
+        found.multifunction |= address.function > 0;
+        Some(found)
     }
 
     /// `bytes` fills its second argument from an offset into config space, in bytes.
@@ -123,9 +126,7 @@ impl Isolation {
         match self.kind {
             Kind::ConventionalBridge => Some(Gap::Conventional),
             Kind::RootPort | Kind::DownstreamPort => self.acs_gap(),
-            Kind::UpstreamPort | Kind::Endpoint | Kind::IntegratedEndpoint if self.multifunction => {
-                self.acs_gap()
-            }
+            _ if self.multifunction => self.acs_gap(),
             _ => None,
         }
     }
@@ -389,6 +390,15 @@ mod tests {
         let found = explained(&tree, "05:01.0");
         let bus = Cause::Port { port: address("00:1e.0"), gap: Gap::Conventional };
         assert_eq!(found.into_keys().collect::<Vec<_>>(), [bus]);
+    }
+
+    #[test]
+    fn a_conventional_device_never_keeps_its_functions_apart() {
+        let mut first = vec![0; 64];
+        first[0x0e] = 0x80;
+        let tree = [("0000:00:1f.0", first), ("0000:00:1f.2", vec![0; 64])];
+        let found = explained(&tree, "00:1f.2");
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [Cause::Functions(address("00:1f.0"))]);
     }
 
     #[test]

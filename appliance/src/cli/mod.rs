@@ -3,6 +3,7 @@
 mod check;
 mod devices;
 mod exit;
+mod explain;
 mod run;
 mod terminal;
 
@@ -55,6 +56,8 @@ enum Command {
     Check(check::Arguments),
     /// List the host's PCI functions: what they are, who holds them, their IOMMU groups and virtual functions.
     Devices(devices::Arguments),
+    /// Say all about one PCI function: what it is, who shares its IOMMU group and why, whether a guest can have it.
+    Explain(explain::Arguments),
     /// Run one guest of a file here, its console on this terminal.
     Run(run::Arguments),
     /// Put back what guests that ended badly had taken: drivers, MAC addresses, VLANs.
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Check(arguments) => check::main(&arguments),
         Command::Devices(arguments) => devices::main(&arguments),
+        Command::Explain(arguments) => explain::main(&arguments),
         Command::Run(arguments) => run::main(&arguments),
         Command::Recover(state) => run::recover(&state.state_dir),
         Command::Schema => check::schema(),

@@ -15,14 +15,8 @@ impl<'a> Planner<'a> {
             let path = ["vms", self.vm, "pci", key, "device"];
             let Some(device) = self.config.devices.get(&given.device) else { continue };
             let Some(function) = self.find(&given.device, device) else { continue };
-            let functions = match device.group {
-                GroupScope::Single => vec![function.address],
-                GroupScope::AllEndpoints => self.endpoints(function),
-            };
             let refused = self.refusals.len();
-            for address in &functions {
-                self.may_go(&path, *address, &functions);
-            }
+            let functions = self.give(&path, function.address, device.group);
             if self.refusals.len() > refused {
                 continue;
             }
@@ -32,6 +26,20 @@ impl<'a> Planner<'a> {
             let functions = functions.into_iter().map(Target::Function).collect();
             self.plan.slots.push(SlotPlan { name: key.clone(), functions });
         }
+    }
+
+    /// The functions that go along with one, and whether they may.
+    pub(super) fn give(&mut self, path: &[&str], address: PciAddress, scope: GroupScope) -> Vec<PciAddress> {
+        let mut functions = vec![address];
+        if scope == GroupScope::AllEndpoints {
+            let group = self.host.inventory.group_of(address);
+            let members = group.into_iter().flat_map(|group| &group.members);
+            functions = members.filter(|member| !member.bridge).map(|member| member.address).collect();
+        }
+        for address in &functions {
+            self.may_go(path, *address, &functions);
+        }
+        functions
     }
 
     /// The one function that a device's name means.
@@ -100,13 +108,6 @@ impl<'a> Planner<'a> {
             Some("a card was moved or exchanged: look at `throughway devices`, then correct the match"),
         );
         None
-    }
-
-    /// All of a function's IOMMU group but bridges.
-    fn endpoints(&self, function: &Function) -> Vec<PciAddress> {
-        let group = self.host.inventory.group_of(function.address);
-        let members = group.into_iter().flat_map(|group| &group.members);
-        members.filter(|member| !member.bridge).map(|member| member.address).collect()
     }
 
     /// Whether a function may leave the host, together with those in `given`.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
 
-use crate::config::{Config, Need, Vm};
+use crate::config::{Config, GroupScope, Need, Vm};
 use crate::host::HostState;
 
 /// A function, now or once its PF has it.
@@ -128,14 +128,7 @@ pub struct Refusal {
 
 /// Plans the start of one guest, or says everything that is in the way.
 pub fn plan(config: &Config, host: &HostState, name: &str, vm: &Vm) -> Result<Plan, Vec<Refusal>> {
-    let mut planner = Planner {
-        config,
-        host,
-        vm: name,
-        plan: Plan::default(),
-        taken: BTreeSet::new(),
-        refusals: Vec::new(),
-    };
+    let mut planner = Planner::new(config, host, name);
     planner.memory(vm);
     let nic = vm.nics.keys().next().map(|key| ("nics", key));
     if let Some((kind, key)) = nic.or_else(|| vm.pci.keys().next().map(|key| ("pci", key))) {
@@ -144,6 +137,22 @@ pub fn plan(config: &Config, host: &HostState, name: &str, vm: &Vm) -> Result<Pl
     planner.pci(vm);
     planner.nics(vm);
     if planner.refusals.is_empty() { Ok(planner.plan) } else { Err(planner.refusals) }
+}
+
+/// What would keep a function from being given to a guest now, in the words of a plan. Their paths start at the address.
+pub fn may_give(config: &Config, host: &HostState, address: PciAddress, scope: GroupScope) -> Vec<Refusal> {
+    let name = address.to_string();
+    let mut planner = Planner::new(config, host, "");
+    planner.iommu(&[&name]);
+    planner.give(&[&name], address, scope);
+    planner.refusals
+}
+
+/// The function that a name of the file's `devices` means.
+pub fn find(config: &Config, host: &HostState, name: &str) -> Result<PciAddress, Vec<Refusal>> {
+    let mut planner = Planner::new(config, host, "");
+    let found = config.devices.get(name).and_then(|device| planner.find(name, device));
+    found.map(|function| function.address).ok_or(planner.refusals)
 }
 
 struct Planner<'a> {
@@ -156,7 +165,11 @@ struct Planner<'a> {
     refusals: Vec<Refusal>,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(config: &'a Config, host: &'a HostState, vm: &'a str) -> Self {
+        Self { config, host, vm, plan: Plan::default(), taken: BTreeSet::new(), refusals: Vec::new() }
+    }
+
     fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {
         let path = path.iter().map(|part| (*part).to_owned()).collect();
         let refusal = Refusal { path, message: message.into(), help: help.map(str::to_owned) };

@@ -1,0 +1,93 @@
+//! `throughway explain`.
+
+use std::path::Path;
+
+use clap::Args;
+use vfio::{PciAddress, Sysfs};
+
+use super::check::{complain, load, print};
+use super::{Exit, StateDir};
+use crate::apply::Ledger;
+use crate::config::{Config, GroupScope};
+use crate::explain::{Facts, explain, isolation};
+use crate::host::HostState;
+use crate::plan;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// A PCI address (`0000:01:00.0`, `01:00.0`), or with --file a name from its `devices`.
+    device: String,
+    /// The appliance file that has the name.
+    #[arg(short, long)]
+    file: Option<String>,
+    /// All of it as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: StateDir,
+}
+
+pub(super) fn main(arguments: &Arguments) -> Exit {
+    let config = match arguments.file.as_deref().map(load) {
+        None => Config::default(),
+        Some(Ok(config)) => config,
+        Some(Err(problems)) => {
+            complain(&problems);
+            return Exit::BadInput;
+        }
+    };
+    let sysfs = Sysfs::default();
+    let host =
+        match HostState::read(&sysfs, &Ledger::at(&arguments.state.state_dir), !config.devices.is_empty()) {
+            Ok(host) => host,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                return Exit::Fault;
+            }
+        };
+    let (address, scope) = match find(arguments, &config, &host) {
+        Ok(found) => found,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return Exit::BadInput;
+        }
+    };
+    let facts = Facts::read(&sysfs, Path::new("/proc"), address);
+    let isolation = isolation(&sysfs, &host.inventory, address);
+    let Some(explanation) = explain(&config, &host, &isolation, &facts, address, scope) else {
+        eprintln!(
+            "error: {address}: there is no such PCI function\n  help: `throughway devices --all` lists those that there are"
+        );
+        return Exit::BadInput;
+    };
+    if arguments.json {
+        print(&serde_json::to_string_pretty(&explanation).unwrap_or_default());
+    } else {
+        print(&explanation.to_string());
+    }
+    Exit::Success
+}
+
+fn find(
+    arguments: &Arguments,
+    config: &Config,
+    host: &HostState,
+) -> Result<(PciAddress, GroupScope), String> {
+    let name = &arguments.device;
+    if let Ok(address) = name.parse() {
+        return Ok((address, GroupScope::Single));
+    }
+    let Some(device) = config.devices.get(name) else {
+        return Err(match &arguments.file {
+            Some(file) => format!("{file} has no device `{name}`, and it is no PCI address"),
+            None => format!(
+                "`{name}` is no PCI address (DDDD:BB:DD.F)\n  help: for a name, say which file has it with --file"
+            ),
+        });
+    };
+    let found = plan::find(config, host, name).map_err(|refusals| {
+        let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
+        format!("devices.{name}: {}", texts.join("; "))
+    })?;
+    Ok((found, device.group))
+}
