@@ -1,10 +1,13 @@
 //! `throughway devices`.
 
+mod table;
+#[cfg(test)]
+mod tests;
+mod tree;
+
 use std::path::Path;
 
 use clap::Args;
-use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use vfio::Sysfs;
 use vfio::in_use::{Usage, Use};
@@ -18,12 +21,15 @@ pub(super) struct Arguments {
     /// All that is known of each function, as JSON.
     #[arg(long)]
     json: bool,
-    /// Bridges too; they are left out otherwise.
+    /// By where they are plugged in: below their bridges and root ports, VFs below their PFs.
+    #[arg(long, conflicts_with = "json")]
+    tree: bool,
+    /// Bridges too, and root ports with nothing below them; they are left out otherwise.
     #[arg(long)]
     all: bool,
 }
 
-/// One function as `--json` prints it.
+/// One function, with what is not in its config space.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Entry<'a> {
@@ -38,31 +44,24 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
     let sysfs = Sysfs::default();
     let inventory = Inventory::scan(&sysfs);
     let (usage, names) = (Usage::read(&sysfs, Path::new("/proc")), Names::load());
-    let wanted = inventory.functions.values().filter(|function| arguments.all || !function.is_bridge());
-    let entries = wanted.map(|function| Entry {
-        name: names.describe(function),
-        kind: names.class(function.class),
-        function,
-        uses: usage.of(function),
-    });
+    // A tree hangs on its bridges.
+    let bridges = arguments.all || arguments.tree;
+    let wanted = inventory.functions.values().filter(|function| bridges || !function.is_bridge());
+    let entries: Vec<_> = wanted
+        .map(|function| Entry {
+            name: names.describe(function),
+            kind: names.class(function.class),
+            function,
+            uses: usage.of(function),
+        })
+        .collect();
     if arguments.json {
-        let entries: Vec<_> = entries.collect();
         print(&serde_json::to_string_pretty(&entries).unwrap_or_default());
         return Exit::Success;
     }
-    let mut table = Table::new();
-    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["ADDRESS", "DEVICE", "DRIVER", "GROUP", "RESET", "VFS", "USED BY THE HOST"]);
-    let mut rows = 0;
-    for entry in entries {
-        table.add_row(row(&entry));
-        rows += 1;
-    }
-    if rows == 0 {
-        print("This host has no PCI functions to give away.");
-    } else {
-        print(&table.trim_fmt());
-    }
+    let text =
+        if arguments.tree { tree::text(&entries, arguments.all, None) } else { table::text(&entries, None) };
+    print(text.as_deref().unwrap_or("This host has no PCI functions to give away."));
     if !inventory.iommu.is_on() {
         print(
             "\nNo IOMMU is in use: nothing can be given to a guest. Switch VT-d or AMD-Vi on in the firmware, and on Intel \
@@ -72,22 +71,28 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
     Exit::Success
 }
 
-fn row(entry: &Entry<'_>) -> [String; 7] {
-    let function = entry.function;
-    let dash = || "-".to_owned();
-    let vfs = match (&function.sriov, function.physical_function, function.vf_index) {
-        (Some(sriov), _, _) => format!("{} of {}", sriov.num_vfs, sriov.total_vfs),
-        (None, Some(pf), Some(index)) => format!("VF {index} of {pf}"),
-        _ => dash(),
-    };
-    let uses: Vec<String> = entry.uses.iter().map(ToString::to_string).collect();
-    [
-        function.address.to_string(),
-        entry.name.clone(),
-        function.driver.clone().unwrap_or_else(dash),
-        function.iommu_group.map_or_else(dash, |group| group.to_string()),
-        if function.reset_methods.is_empty() { dash() } else { function.reset_methods.join(" ") },
-        vfs,
-        if uses.is_empty() { dash() } else { uses.join("; ") },
-    ]
+impl Entry<'_> {
+    fn driver(&self) -> &str {
+        self.function.driver.as_deref().unwrap_or("-")
+    }
+
+    fn group(&self) -> String {
+        self.function.iommu_group.map_or_else(|| "-".to_owned(), |group| group.to_string())
+    }
+
+    /// `2 of 7 VFs`, of a function that offers some.
+    fn vfs(&self) -> Option<String> {
+        let able = self.function.sriov.as_ref()?;
+        Some(format!("{} of {} VFs", able.num_vfs, able.total_vfs))
+    }
+
+    /// What it is to people: its name with what of the host is on it, `more`, its VFs, and what the host uses it for.
+    fn words(&self, more: Option<String>) -> String {
+        let below: Vec<&str> =
+            self.function.interfaces.iter().chain(&self.function.block_devices).map(String::as_str).collect();
+        let below = if below.is_empty() { String::new() } else { format!(" ({})", below.join(", ")) };
+        let uses = self.uses.iter().map(|used| format!("in use: {used}"));
+        let words = [format!("{}{below}", self.name)].into_iter().chain(more).chain(self.vfs()).chain(uses);
+        words.collect::<Vec<_>>().join("; ")
+    }
 }

@@ -109,6 +109,7 @@ impl Function {
         let steps = from_root(&folder);
         let physical_function = link_name(&folder.join("physfn")).and_then(|name| name.parse().ok());
         let driver_override = text("driver_override").filter(|text| !text.is_empty() && text != "(null)");
+        let (interfaces, block_devices) = below(&folder);
         Some(Self {
             address,
             path: path_from_root(&steps),
@@ -134,8 +135,8 @@ impl Function {
             sriov: sriov(&folder),
             vf_index: physical_function.and_then(|pf| vf_index(sysfs, pf, address)),
             physical_function,
-            interfaces: names(&folder.join("net")),
-            block_devices: block_devices(&folder),
+            interfaces,
+            block_devices,
         })
     }
 
@@ -215,9 +216,10 @@ fn vf_index(sysfs: &Sysfs, pf: PciAddress, vf: PciAddress) -> Option<u16> {
         .map(|(index, _)| index)
 }
 
-/// Block devices sit a few folders down: `nvme/nvme0/nvme0n1`, `ata1/host0/target.../block/sda`, `virtio0/block/vda`.
-fn block_devices(folder: &Path) -> Vec<String> {
-    let mut found = Vec::new();
+/// Network interfaces, those of the function itself first, and block devices. Both may sit a few folders down: `net/eth0`,
+/// `virtio2/net/eth0`, `usb1/1-1/1-1:1.0/net/usb0`; `nvme/nvme0/nvme0n1`, `ata1/host0/target.../block/sda`.
+fn below(folder: &Path) -> (Vec<String>, Vec<String>) {
+    let (mut interfaces, mut disks) = (Vec::new(), Vec::new());
     let mut left = vec![(folder.to_owned(), 0)];
     while let Some((at, depth)) = left.pop() {
         for name in names(&at) {
@@ -226,15 +228,18 @@ fn block_devices(folder: &Path) -> Vec<String> {
             if !real || depth >= 6 || name.parse::<PciAddress>().is_ok() {
                 continue;
             }
-            if below.join("queue").is_dir() && below.join("size").exists() {
-                found.push(name);
+            if name == "net" {
+                interfaces.extend(names(&below).into_iter().map(|interface| (depth, interface)));
+            } else if below.join("queue").is_dir() && below.join("size").exists() {
+                disks.push(name);
             } else {
                 left.push((below, depth + 1));
             }
         }
     }
-    found.sort_unstable();
-    found
+    interfaces.sort_unstable();
+    disks.sort_unstable();
+    (interfaces.into_iter().map(|(_, interface)| interface).collect(), disks)
 }
 
 #[cfg(test)]

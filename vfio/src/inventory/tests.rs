@@ -105,3 +105,17 @@ fn interrupt_remapping_is_read_from_the_units() {
     assert!(inventory.iommu.is_on());
     assert_eq!(inventory.iommu.interrupt_remapping, Some(false));
 }
+
+#[test]
+fn interfaces_are_found_behind_virtio_and_usb_too_the_functions_own_first() {
+    let root = tempfile::tempdir().unwrap();
+    add(root.path(), "0000:00:03.0", "0x020000", Some("virtio-pci"), 3);
+    let folder = root.path().join("bus/pci/devices/0000:00:03.0");
+    for below in ["virtio2/net/aaa0", "net/eth7", "usb1/1-1/1-1:1.0/net/usb0", "0000:01:00.0/net/eth9"] {
+        fs::create_dir_all(folder.join(below)).unwrap();
+    }
+
+    let inventory = Inventory::scan(&Sysfs::at(root.path()));
+
+    assert_eq!(inventory.function(address("00:03.0")).unwrap().interfaces, ["eth7", "aaa0", "usb0"]);
+}

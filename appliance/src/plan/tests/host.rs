@@ -27,6 +27,7 @@ fn function(address: &str, class: u32, id: (u16, u16), driver: &str, group: u32)
     Function {
         address,
         path: None,
+        parent: None,
         vendor: id.0,
         device: id.1,
         subsystem_vendor: id.0,
