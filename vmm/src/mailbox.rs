@@ -17,6 +17,11 @@ pub enum Event {
     Action(Action),
     /// A vCPU cannot go on; it is parked.
     Crash(Box<Crash>),
+    /// A vCPU's thread ended by a fault of ours.
+    Fault {
+        /// Its index.
+        vcpu: u32,
+    },
     /// End the machine now.
     Stop,
     /// Press the power button: the guest is asked to shut down.

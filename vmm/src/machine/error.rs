@@ -43,6 +43,12 @@ pub enum Error {
     /// Two devices at one address.
     #[error(transparent)]
     Bus(#[from] bus::Overlap),
+    /// A vCPU's thread panicked, and has said why on standard error.
+    #[error("vCPU {vcpu} ended by a fault of Throughway itself; please report it with what is said above")]
+    Fault {
+        /// Its index.
+        vcpu: u32,
+    },
     /// A call on the host failed.
     #[error("{doing}: {source}")]
     Io {

@@ -207,6 +207,7 @@ impl Running {
             let end = match event {
                 Event::Action(action) => self.act(action)?,
                 Event::Crash(crash) => Some(Outcome::Crash(crash)),
+                Event::Fault { vcpu } => return Err(Error::Fault { vcpu }),
                 Event::Stop => Some(Outcome::Stopped),
                 Event::PowerButton => {
                     self.pm.press_power_button();

@@ -14,6 +14,8 @@
 mod crash;
 mod kick;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,11 +108,11 @@ impl Vcpu {
         let name = format!("vcpu{}", self.index);
         std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || {
             vcpu.switch.enter_thread();
-            let runner = Runner { vcpu: &vcpu, ram, buses, mailbox };
+            let _leaving = Leaving { vcpu: &vcpu, mailbox: &mailbox };
+            let runner = Runner { vcpu: &vcpu, ram, buses, mailbox: &mailbox };
             while vcpu.switch.wait_to_run() {
                 runner.run();
             }
-            vcpu.switch.leave_thread();
         })
     }
 
@@ -130,6 +132,21 @@ impl Vcpu {
     }
 }
 
+/// Says that the thread is gone, also where it ends by a panic: nobody may wait for it then.
+struct Leaving<'a> {
+    vcpu: &'a Vcpu,
+    mailbox: &'a Mailbox,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.vcpu.switch.leave_thread();
+        if std::thread::panicking() {
+            self.mailbox.post(Event::Fault { vcpu: self.vcpu.index });
+        }
+    }
+}
+
 /// What one turn of the loop decided.
 enum Turn {
     Again,
@@ -140,7 +157,7 @@ struct Runner<'a> {
     vcpu: &'a Vcpu,
     ram: Arc<GuestRam>,
     buses: Buses,
-    mailbox: Arc<Mailbox>,
+    mailbox: &'a Mailbox,
 }
 
 impl Runner<'_> {
