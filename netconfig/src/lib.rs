@@ -8,10 +8,12 @@ pub mod link;
 pub mod mac;
 mod network;
 mod refusal;
+pub mod settings;
 pub mod vf;
 
 pub use link::Link;
 pub use mac::MacAddress;
 pub use network::{Error, Network};
 pub use refusal::Refusal;
+pub use settings::{Address, Bond, BondMode, Bridge, LinkKind, LinkSettings, MacvtapMode, VlanMembership};
 pub use vf::{Attribute, LinkMode, Report, Verdict, VfAttributes, VfState, VlanProtocol};
