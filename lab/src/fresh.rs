@@ -43,10 +43,15 @@ pub fn throughway() -> Result<PathBuf> {
     build("throughway (release)", &["--release", "--bin", "throughway"])
 }
 
-/// Builds a program of the lab's own, an example of the crate `vfio`, and returns it.
+/// Builds a program of the lab's own and returns it: an example of the crate `vfio`, or of another one as `netconfig/vf`.
 pub fn example(name: &str) -> Result<PathBuf> {
-    let package = ["--package", "throughway-vfio", "--features", "testing"];
-    build(&format!("the example {name}"), &[&package, ["--example", name].as_slice()].concat())
+    let (folder, example) = name.split_once('/').unwrap_or(("vfio", name));
+    let package = format!("throughway-{folder}");
+    let mut arguments = vec!["--package", &package, "--example", example];
+    if folder == "vfio" {
+        arguments.extend(["--features", "testing"]);
+    }
+    build(&format!("the example {name}"), &arguments)
 }
 
 /// Has cargo build one program.

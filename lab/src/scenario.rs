@@ -28,7 +28,7 @@ pub struct Scenario {
     pub own_boot: bool,
     /// Whether it needs the `throughway` binary (not with `# needs: nothing`).
     pub needs_throughway: bool,
-    /// Examples of the crate `vfio` that it runs (`# examples: contract`).
+    /// Examples of the crate `vfio` that it runs (`# examples: contract`), or of another one (`netconfig/vf`).
     pub examples: Vec<String>,
 }
 

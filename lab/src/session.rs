@@ -159,6 +159,7 @@ impl Lab {
             number = number.saturating_add(1);
             let run = self.folder(binary.as_deref())?;
             for (path, name) in &examples {
+                let name = name.rsplit('/').next().unwrap_or(name);
                 copy(path, &run.path().join("share/bin").join(name))?;
             }
             let log = output.join(format!("console-{number}.log"));

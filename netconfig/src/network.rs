@@ -1,11 +1,12 @@
 //! A connection to the kernel's links (rtnetlink).
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 use rtnetlink::sys::AsyncSocket;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
@@ -15,6 +16,10 @@ use crate::MacAddress;
 use crate::link::{self, Link};
 use crate::refusal::Refusal;
 use crate::vf::{self, Report, Request, VfAttributes, VfState};
+
+/// How long a port may take to find its link, and how often it is looked at.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A link could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -155,8 +160,7 @@ impl Network {
         let index = self.link(pf).await?.index;
         let mut results = Vec::with_capacity(requests.len());
         for request in requests {
-            let result = self.handle.link().set(request.message(index)).execute().await;
-            let result = result.map_err(Refusal::from);
+            let result = self.request(pf, index, &request).await;
             if let Err(refusal) = &result
                 && lacks_rights(refusal)
             {
@@ -173,6 +177,36 @@ impl Network {
             })
         });
         Ok(reports.collect())
+    }
+
+    /// One request; a second time where the want of a link may have been the reason of a refusal.
+    async fn request(&self, pf: &str, index: u32, request: &Request) -> Result<(), Refusal> {
+        let result = self.handle.link().set(request.message(index)).execute().await.map_err(Refusal::from);
+        match result {
+            // igb and ixgbe take rates only while the port has a link, and lose it for seconds when VFs are made.
+            Err(refusal) if refusal.is(Errno::INVAL) && request.is_of_rates() => {
+                if !self.has_carrier_within(pf, PATIENCE).await {
+                    return Err(
+                        refusal.because("the port has no link, and some drivers take rates only with one")
+                    );
+                }
+                self.handle.link().set(request.message(index)).execute().await.map_err(Refusal::from)
+            }
+            result => result,
+        }
+    }
+
+    async fn has_carrier_within(&self, name: &str, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        loop {
+            // IFF_LOWER_UP, not the operational state, which the kernel changes with a delay.
+            match self.message(name).await {
+                Ok(message) if message.header.flags.contains(LinkFlags::LowerUp) => return true,
+                Err(_) => return false,
+                Ok(_) if Instant::now() >= end => return false,
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 
     /// A link with all that is known of its VFs (RTEXT_FILTER_VF).

@@ -20,6 +20,11 @@ impl Refusal {
         self.errno.raw_os_error()
     }
 
+    /// With words of ours, where the kernel has none.
+    pub(crate) fn because(self, words: &str) -> Self {
+        Self { words: self.words.or_else(|| Some(words.to_owned())), ..self }
+    }
+
     pub(crate) fn is(&self, errno: rustix::io::Errno) -> bool {
         self.raw_os_error() == Some(errno.raw_os_error())
     }

@@ -122,8 +122,12 @@ impl Work<'_> {
         let before = with_network(async |network| network.vf(interface, id).await)?;
         self.note(Undo::Vf { pf, before })?;
         let reports = with_network(async |network| network.set_vf(interface, id, wanted).await)?;
+        let (kept, lost): (Vec<_>, Vec<_>) = reports.iter().partition(|report| report.holds());
+        let kept: Vec<_> =
+            kept.iter().map(|report| format!("{} {}", report.attribute, report.requested)).collect();
+        tracing::info!("{pf}: VF {vf} reads back with {}", kept.join(", "));
         let mut refused = Vec::new();
-        for report in reports.iter().filter(|report| !report.holds()) {
+        for report in lost {
             match report.verdict {
                 Verdict::Unsupported | Verdict::Differs if !report.attribute.confines() => {
                     tracing::warn!("{pf}: VF {vf}: {report}");
@@ -134,7 +138,7 @@ impl Work<'_> {
         if refused.is_empty() {
             Ok(())
         } else {
-            bail!("VF {vf}: {}; take it out of the file, or use a card that has it", refused.join("; "))
+            bail!("{}; change it in the file or take it out, or use a card that has it", refused.join("; "))
         }
     }
 

@@ -20,6 +20,10 @@ impl Request {
         Self { attributes, info }
     }
 
+    pub(crate) fn is_of_rates(&self) -> bool {
+        matches!(self.info, VfInfo::Rate(_))
+    }
+
     /// RTM_SETLINK of the PF with IFLA_VFINFO_LIST { IFLA_VF_INFO { this } }.
     pub(crate) fn message(&self, pf_index: u32) -> LinkMessage {
         let mut message = LinkMessage::default();

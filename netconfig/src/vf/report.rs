@@ -123,8 +123,10 @@ impl Report {
     pub(crate) fn refused(attribute: Attribute, requested: String, after: &VfState, error: &Refusal) -> Self {
         let actual = attribute.actual(after);
         let verdict = match error.raw_os_error() {
-            // EPROTONOSUPPORT: the kind of VLAN tag. ENOTSUPP, which some drivers return, is not for user space and has no name there.
-            Some(93 | 95 | 524) => Verdict::Unsupported,
+            // EOPNOTSUPP, and ENOTSUPP, which some drivers return though it is not for user space and has no name there.
+            Some(95 | 524) => Verdict::Unsupported,
+            // EPROTONOSUPPORT is about the kind of tag; the VLAN that travels with it is refused for its sake.
+            Some(93) if attribute == Attribute::VlanProto => Verdict::Unsupported,
             _ => Verdict::Refused(error.to_string()),
         };
         Self { attribute, requested, actual, verdict }
