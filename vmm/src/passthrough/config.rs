@@ -86,8 +86,8 @@ impl ConfigSpace {
 
     fn check(&self, label: &str) -> Result<(), Error> {
         if self.u16(0) == 0xffff {
-            let why = "its config space reads all ones: it is powered off, lost its link, or failed a reset; \
-                       try `echo 1 > remove` and a rescan of its bus, or a cold boot of the host";
+            let why = "its config space reads all ones: it is powered off (D3cold), fell off the bus, or failed a \
+                       reset; try `echo 1 > remove` and a rescan of its bus, or a cold boot of the host";
             return Err(Error::unusable(label, why));
         }
         if self.u8(HEADER_TYPE) & 0x7f != 0 {

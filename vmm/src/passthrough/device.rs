@@ -16,6 +16,9 @@ use crate::Action;
 use crate::pci::{BarSpec, ConfigEffect, PciDevice, Window};
 use crate::vm::Vm;
 
+/// Where the vendor's register ends.
+const VENDOR_END: u16 = 2;
+
 /// Where and how a function sits in the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Placement {
@@ -82,6 +85,14 @@ impl PassthroughDevice {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device answers. A guest's driver reads the vendor to see that, and the shadow would always say so.
+    fn is_present(&self) -> bool {
+        let mut vendor = [0; 2];
+        let result = self.function.read(RegionIndex::Config, 0, &mut vendor);
+        self.events.note(&result);
+        vendor != [0xff; 2]
     }
 
     /// Where an access of `length` bytes falls.
@@ -165,7 +176,7 @@ impl PciDevice for PassthroughDevice {
 
     fn read_config(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
-        if self.events.is_gone() {
+        if self.events.is_gone() || offset < VENDOR_END && !self.is_present() {
             return;
         }
         let mut state = self.lock();

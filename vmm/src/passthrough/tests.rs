@@ -5,6 +5,8 @@ mod config;
 mod dma;
 mod garbage;
 mod interrupts;
+mod placement;
+mod vanish;
 
 use std::sync::Arc;
 

@@ -65,8 +65,12 @@ fn a_function_without_a_pin_has_none_for_the_guest() {
 
 #[test]
 fn dead_functions_and_bridges_are_refused_with_a_reason() {
-    let Some(why) = refusal(Fake::new().put(0, &[0xff; 4096])) else { return };
-    assert!(why.contains("reads all ones"), "{why}");
+    let Some(why) = refusal(Fake::new().named("0000:65:10.2").put(0, &[0xff; 4096])) else { return };
+    assert!(
+        why.starts_with("0000:65:10.2 cannot be given to a guest: its config space reads all ones"),
+        "{why}"
+    );
+    assert!(why.contains("D3cold") && why.contains("rescan") && why.contains("cold boot"), "{why}");
     let bridge = refusal(Fake::new().put(0x0e, &[1])).unwrap();
     assert!(bridge.contains("bridge"), "{bridge}");
     let port = refusal(Fake::new().list(&[0x40]).put(0x40, &[0x10, 0, 0x42])).unwrap();
@@ -252,6 +256,20 @@ fn a_function_that_is_gone_reads_ones_and_says_so_once() {
     assert_eq!(reports(), 1);
     device.read_bar(0, 0, &mut data);
     assert_eq!(reports(), 0);
+}
+
+#[test]
+fn a_driver_that_looks_whether_the_device_is_there_is_told() {
+    let Some((_vm, fake, device)) = device(Fake::nic()) else { return };
+    let reports = || {
+        let tokens: Vec<_> = device.watched().iter().map(|(_, token)| *token).collect();
+        tokens.into_iter().filter(|token| device.ready(*token) != Action::None).count()
+    };
+    // Off the bus for a while: nothing that VFIO calls gone.
+    fake.lose_link();
+    assert_eq!((read(&device, 0), reports()), (0xffff_ffff, 0));
+    fake.vanish();
+    assert_eq!((read(&device, 0), reports()), (0xffff_ffff, 1));
 }
 
 #[test]
