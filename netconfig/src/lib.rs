@@ -6,8 +6,10 @@
 pub mod blocking;
 pub mod link;
 pub mod mac;
+pub mod merge;
 mod network;
 mod refusal;
+pub mod section;
 pub mod settings;
 pub mod vf;
 

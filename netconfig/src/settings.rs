@@ -1,10 +1,12 @@
 //! What a link is set to: all of it that Throughway reads, changes and puts back. Names are those of iproute2 and nmstate.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{MacAddress, VlanProtocol};
@@ -181,6 +183,20 @@ impl TryFrom<String> for Address {
 impl From<Address> for String {
     fn from(address: Address) -> Self {
         address.to_string()
+    }
+}
+
+impl JsonSchema for Address {
+    fn schema_name() -> Cow<'static, str> {
+        "Address".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "An IP address with the length of its network, such as 10.0.0.5/24.",
+            "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$"
+        })
     }
 }
 

@@ -1,0 +1,459 @@
+//! From what the file says and what is there to what shall be. Pure.
+//!
+//! What the file does not name is left alone: a bridge keeps its other ports, a link its other settings. Only a link's addresses
+//! and a port's VLANs are all or nothing, as half of them would be of no use.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::section::{Mode, NetworkSection, NetworkType, Port, PortMode, PortVlan};
+use crate::settings::{Address, Bond, BondMode, Bridge, LinkKind, LinkSettings, MacvtapMode, VlanMembership};
+
+/// The kernel's longest name of a link, in bytes (IFNAMSIZ without the NUL).
+const LONGEST_NAME: usize = 15;
+
+/// One thing that is wrong, at keys below `networks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Keys below `networks`.
+    pub path: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: Option<&'static str>,
+}
+
+/// What each link that the file names shall be, in an order in which it can be made so: what a link stands on comes before it.
+pub fn merge(
+    sections: &BTreeMap<String, NetworkSection>,
+    current: &BTreeMap<String, LinkSettings>,
+) -> Result<Vec<(String, LinkSettings)>, Vec<Problem>> {
+    let mut merge = Merge { sections, current, wanted: BTreeMap::new(), problems: Vec::new() };
+    let order = merge.order();
+    for name in &order {
+        if let Some(section) = sections.get(name) {
+            merge.section(name, section);
+        }
+    }
+    for (name, section) in sections {
+        for (port, settings) in &section.ports {
+            merge.port(name, section, port, settings);
+        }
+        if let Some(base) = &section.base_iface {
+            merge.base(name, base);
+        }
+    }
+    if !merge.problems.is_empty() {
+        return Err(merge.problems);
+    }
+    let Merge { mut wanted, .. } = merge;
+    // Ports that are no networks of the file themselves come last: their controllers are there by then.
+    let mut ordered: Vec<_> =
+        order.iter().filter_map(|name| Some((name.clone(), wanted.remove(name)?))).collect();
+    ordered.extend(wanted);
+    Ok(ordered)
+}
+
+struct Merge<'a> {
+    sections: &'a BTreeMap<String, NetworkSection>,
+    current: &'a BTreeMap<String, LinkSettings>,
+    wanted: BTreeMap<String, LinkSettings>,
+    problems: Vec<Problem>,
+}
+
+impl Merge<'_> {
+    fn report(&mut self, path: &[&str], message: impl Into<String>, help: Option<&'static str>) {
+        let path = path.iter().map(|part| (*part).to_owned()).collect();
+        self.problems.push(Problem { path, message: message.into(), help });
+    }
+
+    /// Names of the file's networks, each after those it stands on: its base, and the bridge or bond that it is a port of. A
+    /// loop is a problem.
+    fn order(&mut self) -> Vec<String> {
+        let mut order = Vec::new();
+        let mut done = BTreeSet::new();
+        for name in self.sections.keys() {
+            let mut way = Vec::new();
+            self.visit(name, &mut way, &mut done, &mut order);
+        }
+        order
+    }
+
+    fn visit(
+        &mut self,
+        name: &str,
+        way: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+        order: &mut Vec<String>,
+    ) {
+        if way.iter().any(|above| above == name) {
+            let loops: Vec<&str> =
+                way.iter().skip_while(|above| *above != name).map(String::as_str).collect();
+            let message = format!("This network stands on itself: {} -> {name}", loops.join(" -> "));
+            let help = Some("take one of them out of the others' base-iface or ports");
+            if !self.problems.iter().any(|problem| problem.message.contains("stands on itself")) {
+                self.report(&[name], message, help);
+            }
+            return;
+        }
+        let Some(section) = self.sections.get(name) else { return };
+        if done.contains(name) {
+            return;
+        }
+        way.push(name.to_owned());
+        let controllers: Vec<String> = self
+            .sections
+            .iter()
+            .filter(|(_, other)| other.ports.contains_key(name))
+            .map(|(controller, _)| controller.clone())
+            .collect();
+        for below in section.base_iface.iter().chain(&controllers) {
+            self.visit(below, way, done, order);
+        }
+        way.pop();
+        done.insert(name.to_owned());
+        order.push(name.to_owned());
+    }
+
+    fn section(&mut self, name: &str, section: &NetworkSection) {
+        if name.is_empty()
+            || name.len() > LONGEST_NAME
+            || name.contains(|c: char| c == '/' || c.is_whitespace())
+        {
+            let message = format!(
+                "`{name}` cannot be a link's name: 1 to {LONGEST_NAME} bytes without blanks and slashes"
+            );
+            self.report(&[name], message, None);
+        }
+        self.keys(name, section);
+        let current = self.current.get(name);
+        let Some(kind) = self.kind(name, section, current.map(|current| &current.kind)) else { return };
+        if let Some(LinkSettings { kind: LinkKind::Foreign(there), .. }) = current {
+            let message =
+                format!("A link of this name is there already, and it is no {}: {there}", section.kind);
+            self.report(&[name], message, Some("take another name"));
+            return;
+        }
+        let mut wanted = current
+            .filter(|current| std::mem::discriminant(&current.kind) == std::mem::discriminant(&kind))
+            .cloned()
+            .unwrap_or_else(|| fresh(kind.clone()));
+        wanted.kind = kind;
+        wanted.up = true;
+        if let Some(mtu) = section.mtu {
+            wanted.mtu = mtu;
+            if !(68..=65535).contains(&mtu) {
+                self.report(&[name, "mtu"], format!("A link carries 68 to 65535 bytes, not {mtu}"), None);
+            }
+        }
+        if let Some(mac) = section.mac_address {
+            wanted.mac_address = Some(mac);
+            if !mac.is_unicast() {
+                self.report(
+                    &[name, "mac-address"],
+                    format!("{mac} is a group's address; a link needs one of its own"),
+                    None,
+                );
+            }
+        }
+        self.addresses(name, section, &mut wanted);
+        self.wanted.insert(name.to_owned(), wanted);
+    }
+
+    fn addresses(&mut self, name: &str, section: &NetworkSection, wanted: &mut LinkSettings) {
+        if let Some(addresses) = &section.addresses {
+            for (at, address) in addresses.iter().enumerate() {
+                let elsewhere =
+                    self.sections.iter().filter(|(other, _)| other.as_str() < name).find(|(_, other)| {
+                        other.addresses.iter().flatten().any(|a| a.address == address.address)
+                    });
+                let index = format!("#{at}");
+                if addresses.iter().take(at).any(|earlier| earlier.address == address.address) {
+                    self.report(
+                        &[name, "addresses", &index],
+                        format!("{} is there twice", address.address),
+                        None,
+                    );
+                } else if let Some((other, _)) = elsewhere {
+                    let message = format!("{} is an address of `{other}` already", address.address);
+                    self.report(&[name, "addresses", &index], message, None);
+                }
+            }
+            wanted.addresses = addresses.iter().copied().collect();
+        }
+        if let Some(gateway) = section.gateway {
+            wanted.gateways = BTreeSet::from([gateway]);
+            let reached = wanted.addresses.iter().any(|address| contains(address, gateway));
+            if !reached && !section.dhcp4 {
+                let help = Some("a gateway lies in the network of one of the addresses");
+                self.report(
+                    &[name, "gateway"],
+                    format!("{gateway} is not reached from any address of `{name}`"),
+                    help,
+                );
+            }
+        }
+    }
+
+    /// Keys that mean nothing for the type.
+    fn keys(&mut self, name: &str, section: &NetworkSection) {
+        use NetworkType::{Bond, Bridge, Macvtap, Nat, Vlan};
+        let given: [(&str, bool, &[NetworkType]); 12] = [
+            ("stp", section.stp.is_some(), &[Bridge, Nat]),
+            ("ageing-time", section.ageing_time.is_some(), &[Bridge, Nat]),
+            ("vlan-filtering", section.vlan_filtering.is_some(), &[Bridge]),
+            ("ports", !section.ports.is_empty(), &[Bridge, Bond]),
+            ("base-iface", section.base_iface.is_some(), &[Vlan, Macvtap]),
+            ("id", section.id.is_some(), &[Vlan]),
+            ("protocol", section.protocol.is_some(), &[Vlan]),
+            ("mode", section.mode.is_some(), &[Bond, Macvtap]),
+            ("miimon", section.miimon.is_some(), &[Bond]),
+            ("dhcp", section.dhcp.is_some(), &[Nat]),
+            ("isolated", section.isolated.is_some(), &[Nat]),
+            ("dhcp4", section.dhcp4, &[Bridge, Vlan, Bond]),
+        ];
+        for (key, given, of) in given {
+            if given && !of.contains(&section.kind) {
+                let types: Vec<String> = of.iter().map(ToString::to_string).collect();
+                let message =
+                    format!("`{key}` means nothing for a {}: it is of {}", section.kind, types.join(" and "));
+                self.report(&[name, key], message, None);
+            }
+        }
+    }
+
+    fn kind(&mut self, name: &str, section: &NetworkSection, current: Option<&LinkKind>) -> Option<LinkKind> {
+        match section.kind {
+            NetworkType::Bridge | NetworkType::Nat => {
+                let was = match current {
+                    Some(LinkKind::Bridge(bridge)) => *bridge,
+                    _ => Bridge { stp: false, ageing_time: 300, vlan_filtering: false },
+                };
+                Some(LinkKind::Bridge(Bridge {
+                    stp: section.stp.map_or(was.stp, |stp| stp.enabled),
+                    ageing_time: section.ageing_time.unwrap_or(was.ageing_time),
+                    vlan_filtering: section.vlan_filtering.unwrap_or(was.vlan_filtering),
+                }))
+            }
+            NetworkType::Vlan => {
+                let (base, id) = (section.base_iface.clone(), section.id);
+                if base.is_none() || id.is_none() {
+                    self.report(&[name], "A VLAN needs base-iface and id", None);
+                }
+                if id.is_some_and(|id| !is_vlan(id)) {
+                    self.report(&[name, "id"], "A VLAN is 1 to 4094", None);
+                }
+                Some(LinkKind::Vlan { base: base?, id: id?, protocol: section.protocol.unwrap_or_default() })
+            }
+            NetworkType::Bond => {
+                let was = match current {
+                    Some(LinkKind::Bond(bond)) => *bond,
+                    _ => Bond { mode: BondMode::BalanceRr, miimon: 100 },
+                };
+                let mode = section.mode.map_or(Some(was.mode), bond_mode);
+                if mode.is_none() {
+                    self.report(
+                        &[name, "mode"],
+                        "This is a mode of macvtaps, not of bonds",
+                        Some("such as active-backup or 802.3ad"),
+                    );
+                }
+                Some(LinkKind::Bond(Bond { mode: mode?, miimon: section.miimon.unwrap_or(was.miimon) }))
+            }
+            NetworkType::Macvtap => {
+                let mode = section.mode.map_or(Some(MacvtapMode::Bridge), macvtap_mode);
+                if mode.is_none() {
+                    self.report(
+                        &[name, "mode"],
+                        "This is a mode of bonds, not of macvtaps",
+                        Some("bridge, vepa, private or passthru"),
+                    );
+                }
+                if section.base_iface.is_none() {
+                    self.report(&[name], "A macvtap needs base-iface", None);
+                }
+                Some(LinkKind::Macvtap { base: section.base_iface.clone()?, mode: mode? })
+            }
+        }
+    }
+
+    /// A port of a bridge or bond: it has no addresses of its own.
+    fn port(&mut self, controller: &str, section: &NetworkSection, name: &str, port: &Port) {
+        let path = [controller, "ports", name];
+        let others = self.sections.iter().filter(|(other, _)| other.as_str() < controller);
+        if let Some((other, _)) = others.into_iter().find(|(_, other)| other.ports.contains_key(name)) {
+            let message = format!("`{name}` is a port of `{other}` already");
+            self.report(&path, message, None);
+        }
+        let Some(mut wanted) = self.wanted.get(name).or_else(|| self.current.get(name)).cloned() else {
+            self.absent(&path, name);
+            return;
+        };
+        wanted.controller = Some(controller.to_owned());
+        wanted.up = true;
+        wanted.addresses.clear();
+        wanted.gateways.clear();
+        if self.sections.get(name).is_some_and(|own| own.addresses.is_some() || own.gateway.is_some()) {
+            let help = Some("give the address to the bridge or bond");
+            self.report(&path, format!("`{name}` has addresses of its own, which a port cannot use"), help);
+        }
+        let filtering = matches!(
+            self.wanted.get(controller).map(|wanted| &wanted.kind),
+            Some(LinkKind::Bridge(Bridge { vlan_filtering: true, .. }))
+        );
+        match &port.vlan {
+            Some(_) if section.kind == NetworkType::Bond => {
+                self.report(
+                    &[controller, "ports", name, "vlan"],
+                    "Ports of a bond have no VLANs of their own",
+                    None,
+                );
+            }
+            Some(_) if !filtering => {
+                let help = Some("set `vlan-filtering: true` for the bridge");
+                self.report(&[controller, "ports", name, "vlan"], "This bridge does not look at VLANs", help);
+            }
+            Some(vlan) => wanted.vlans = self.vlans(&path, vlan),
+            None if filtering && wanted.vlans.is_empty() => wanted.vlans = default_vlan(),
+            None => {}
+        }
+        if let Some(mtu) = section.mtu
+            && self.sections.get(name).is_none_or(|own| own.mtu.is_none())
+        {
+            wanted.mtu = mtu;
+        }
+        self.wanted.insert(name.to_owned(), wanted);
+    }
+
+    fn vlans(&mut self, path: &[&str], vlan: &PortVlan) -> BTreeMap<u16, VlanMembership> {
+        let at = |key: &'static str| [path, &["vlan", key]].concat();
+        let tags: Vec<u16> = vlan.trunk_tags.iter().flat_map(|tags| tags.all()).collect();
+        if let Some(wrong) = tags.iter().find(|tag| !is_vlan(**tag)) {
+            self.report(&at("trunk-tags"), format!("A VLAN is 1 to 4094, not {wrong}"), None);
+        }
+        if let Some(wrong) = vlan.tag.filter(|tag| !is_vlan(*tag)) {
+            self.report(&at("tag"), format!("A VLAN is 1 to 4094, not {wrong}"), None);
+        }
+        let native = VlanMembership { pvid: true, untagged: true };
+        match vlan.mode {
+            PortMode::Access => {
+                if !tags.is_empty() || vlan.enable_native {
+                    self.report(
+                        &at("mode"),
+                        "An access port has one VLAN: `tag`",
+                        Some("take trunk-tags and enable-native out, or write `mode: trunk`"),
+                    );
+                }
+                if vlan.tag.is_none() {
+                    self.report(&at("mode"), "An access port needs a `tag`", None);
+                }
+                vlan.tag.map(|tag| (tag, native)).into_iter().collect()
+            }
+            PortMode::Trunk => {
+                if vlan.enable_native != vlan.tag.is_some() {
+                    self.report(
+                        &at("mode"),
+                        "A trunk's native VLAN needs both `enable-native: true` and `tag`",
+                        None,
+                    );
+                }
+                if tags.is_empty() && !vlan.enable_native {
+                    self.report(&at("mode"), "A trunk needs `trunk-tags`", None);
+                }
+                let tagged = tags.into_iter().map(|tag| (tag, VlanMembership::default()));
+                tagged.chain(vlan.tag.map(|tag| (tag, native))).collect()
+            }
+        }
+    }
+
+    /// What another link stands on must be there, and up.
+    fn base(&mut self, name: &str, base: &str) {
+        let Some(there) = self.wanted.get(base).or_else(|| self.current.get(base)) else {
+            self.absent(&[name, "base-iface"], base);
+            return;
+        };
+        let (mtu, mut wanted) = (there.mtu, there.clone());
+        if let Some(more) = self.wanted.get(name).map(|wanted| wanted.mtu).filter(|own| *own > mtu) {
+            let message = format!("{more} bytes do not fit through `{base}`, whose MTU is {mtu}");
+            self.report(&[name, "mtu"], message, Some("raise that of the link below, or lower this one"));
+        }
+        if !wanted.up {
+            wanted.up = true;
+            self.wanted.insert(base.to_owned(), wanted);
+        }
+    }
+
+    fn absent(&mut self, path: &[&str], name: &str) {
+        let help = Some("`ip link` lists the host's interfaces");
+        self.report(
+            path,
+            format!("There is no interface `{name}`, and no network of this file has the name"),
+            help,
+        );
+    }
+}
+
+fn fresh(kind: LinkKind) -> LinkSettings {
+    LinkSettings {
+        vlans: match kind {
+            LinkKind::Bridge(Bridge { vlan_filtering: true, .. }) => default_vlan(),
+            _ => BTreeMap::new(),
+        },
+        kind,
+        up: true,
+        mtu: 1500,
+        mac_address: None,
+        controller: None,
+        addresses: BTreeSet::new(),
+        gateways: BTreeSet::new(),
+        forwarded: BTreeSet::new(),
+    }
+}
+
+/// What the kernel makes a port of a filtering bridge a member of (IFLA_BR_VLAN_DEFAULT_PVID).
+fn default_vlan() -> BTreeMap<u16, VlanMembership> {
+    BTreeMap::from([(1, VlanMembership { pvid: true, untagged: true })])
+}
+
+fn is_vlan(tag: u16) -> bool {
+    (1..=4094).contains(&tag)
+}
+
+/// Whether an address lies in the network of another.
+fn contains(network: &Address, address: std::net::IpAddr) -> bool {
+    use std::net::IpAddr::{V4, V6};
+    let same = |one: u128, other: u128, bits: u32| {
+        let apart = bits.saturating_sub(u32::from(network.prefix));
+        one.checked_shr(apart).unwrap_or(0) == other.checked_shr(apart).unwrap_or(0)
+    };
+    match (network.address, address) {
+        (V4(one), V4(other)) => same(u128::from(one.to_bits()), u128::from(other.to_bits()), 32),
+        (V6(one), V6(other)) => same(one.to_bits(), other.to_bits(), 128),
+        _ => false,
+    }
+}
+
+fn bond_mode(mode: Mode) -> Option<BondMode> {
+    Some(match mode {
+        Mode::BalanceRr => BondMode::BalanceRr,
+        Mode::ActiveBackup => BondMode::ActiveBackup,
+        Mode::BalanceXor => BondMode::BalanceXor,
+        Mode::Broadcast => BondMode::Broadcast,
+        Mode::Lacp => BondMode::Lacp,
+        Mode::BalanceTlb => BondMode::BalanceTlb,
+        Mode::BalanceAlb => BondMode::BalanceAlb,
+        Mode::Bridge | Mode::Vepa | Mode::Private | Mode::Passthru => return None,
+    })
+}
+
+fn macvtap_mode(mode: Mode) -> Option<MacvtapMode> {
+    Some(match mode {
+        Mode::Bridge => MacvtapMode::Bridge,
+        Mode::Vepa => MacvtapMode::Vepa,
+        Mode::Private => MacvtapMode::Private,
+        Mode::Passthru => MacvtapMode::Passthru,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;
