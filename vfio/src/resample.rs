@@ -22,12 +22,12 @@ impl Resampler {
                 let mut fds = [PollFd::new(&resample, PollFlags::IN), PollFd::new(&*wake, PollFlags::IN)];
                 let ready = poll(&mut fds, None);
                 let is_ready = |fd: &PollFd<'_>| ready.is_ok() && !fd.revents().is_empty();
-                if is_ready(&fds[1]) {
-                    return;
-                }
-                // It may be emptied by somebody else too, and blocking or not.
+                // What was signalled before the end counts. The eventfd may be emptied by somebody else too.
                 if is_ready(&fds[0]) && rustix::io::read(&resample, &mut [0; 8]).is_ok() {
                     unmask();
+                }
+                if is_ready(&fds[1]) {
+                    return;
                 }
             }
         };

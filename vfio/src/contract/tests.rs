@@ -1,5 +1,7 @@
 //! The suite against the fake and against a vfio-user server.
 
+mod bad;
+
 use super::*;
 use crate::fake::Fake;
 

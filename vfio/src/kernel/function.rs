@@ -15,7 +15,7 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
 
-use super::failure::failed;
+use super::failure::{dead, failed};
 use super::ioctl::{self, SetIrqs};
 use super::iommu::{Backend, Iommu};
 use crate::function::{Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex};
@@ -49,8 +49,10 @@ impl KernelFunction {
             Self { label, path, device: ManuallyDrop::new(device), places, resettable: false, iommu };
         let flags = ioctl::device_flags(function.fd()).map_err(function.failed("asking what it can do"))?;
         function.resettable = flags & VFIO_DEVICE_FLAGS_RESET != 0;
-        function.check_alive("opening it through VFIO")?;
-        Ok(function)
+        match function.check_alive("opening it through VFIO") {
+            Err(Error::Gone { function, .. }) => Err(dead(function)),
+            checked => checked.map(|()| function),
+        }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
