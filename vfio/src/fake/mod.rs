@@ -8,6 +8,7 @@
 
 mod build;
 mod interrupts;
+mod served;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::function::{Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex};
 use crate::resample::Resampler;
 use interrupts::Interrupts;
+pub use served::Served;
 pub use space::FakeSpace;
 
 /// Command register: the function may master the bus (PCIe 6.0, 7.5.1.1.3).

@@ -132,13 +132,32 @@ impl Connection {
                 Err(Error::Io { function: self.label.clone(), doing: doing(), source })
             }
             Err(Failure::Over(why)) => {
-                self.gone.store(true, Ordering::Release);
+                self.end(&why);
                 // What is still on its way belongs to nobody.
                 let _ = channel.stream.shutdown(std::net::Shutdown::Both);
-                tracing::warn!("{}: {why}; the function is gone", self.label);
                 Err(gone(format!("{}: {why}", doing())))
             }
         }
+    }
+
+    /// From now on the function is gone.
+    pub(super) fn end(&self, why: &str) {
+        if !self.gone.swap(true, Ordering::AcqRel) {
+            tracing::warn!("{}: {why}; the function is gone", self.label);
+        }
+    }
+
+    /// Another descriptor of the socket, to watch it by.
+    pub(super) fn socket(&self) -> io::Result<UnixStream> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).stream.try_clone()
+    }
+
+    /// [`Error::Gone`] once the server has ended.
+    pub(super) fn check_alive(&self, doing: &str) -> Result<(), Error> {
+        if self.gone.load(Ordering::Acquire) {
+            return Err(Error::Gone { function: self.label.clone(), doing: doing.to_owned() });
+        }
+        Ok(())
     }
 
     /// A reply that says less than it must.

@@ -1,7 +1,7 @@
 //! One function that a server serves.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use vfio_bindings::bindings::vfio::{
 use super::connection::Connection;
 use super::regions::Place;
 use super::space::UserSpace;
+use super::watch::Watch;
 use super::wire::{Command, Payload};
 use crate::function::{Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex};
 use crate::resample::Resampler;
@@ -35,7 +36,12 @@ pub struct UserFunction {
     resettable: bool,
     space: Arc<UserSpace>,
     resampler: Mutex<Option<Resampler>>,
+    /// What is to be signalled when the server ends.
+    error: ErrorTrigger,
+    _watch: Watch,
 }
+
+type ErrorTrigger = Arc<Mutex<Option<OwnedFd>>>;
 
 impl UserFunction {
     /// Connects to the server that listens at `path` and asks what it has.
@@ -61,7 +67,11 @@ impl UserFunction {
         let places = places.collect::<Result<_, _>>()?;
         let known = IRQS.into_iter().filter(|kind| kind.number() < irqs);
         let irqs = known.map(|kind| ask_irq(&connection, kind)).collect::<Result<_, _>>()?;
+        let error = ErrorTrigger::default();
+        let watch = watch(&connection, &error)?;
         let function = Self {
+            error,
+            _watch: watch,
             space: Arc::new(UserSpace::new(Arc::clone(&connection))),
             places,
             irqs,
@@ -112,6 +122,23 @@ impl UserFunction {
         Ok(())
     }
 
+    /// Keeps the eventfd that the end of the server is to signal. True if the server can signal it too.
+    fn set_error_trigger(&self, triggers: &[Option<BorrowedFd<'_>>]) -> Result<bool, Error> {
+        const DOING: &str = "listening for errors";
+        if let Some(trigger) = triggers.first() {
+            let copy = trigger.map(|fd| fd.try_clone_to_owned()).transpose();
+            let copy = copy.map_err(|source| Error::Io {
+                function: self.connection.label().to_owned(),
+                doing: DOING.to_owned(),
+                source,
+            })?;
+            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = copy;
+        }
+        // Looked at last: an end before the eventfd was there is told so, and one after it is signalled.
+        self.connection.check_alive(DOING)?;
+        Ok(self.irqs.get(&IrqKind::Err).is_some_and(|info| info.count > 0))
+    }
+
     /// VFIO_USER_DEVICE_SET_IRQS.
     fn set(
         &self,
@@ -125,6 +152,26 @@ impl UserFunction {
         let payload = Payload::new().u32(SET_IRQS).u32(flags).u32(kind.number()).u32(first).u32(count);
         self.connection.call(Command::SetIrqs, payload, fds, doing).map(|_| ())
     }
+}
+
+/// Notices the end of the server, also while nothing is asked of it.
+fn watch(connection: &Arc<Connection>, error: &ErrorTrigger) -> Result<Watch, Error> {
+    let failed = |source| Error::Io {
+        function: connection.label().to_owned(),
+        doing: "watching its socket".to_owned(),
+        source,
+    };
+    let (ended, trigger) = (Arc::clone(connection), Arc::clone(error));
+    let start = |socket| {
+        Watch::start(socket, move || {
+            ended.end("its server hung up");
+            if let Some(fd) = &*trigger.lock().unwrap_or_else(PoisonError::into_inner) {
+                // Fails only where it is signalled already.
+                let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
+            }
+        })
+    };
+    connection.socket().and_then(start).map_err(failed)
 }
 
 fn ask_irq(connection: &Connection, kind: IrqKind) -> Result<(IrqKind, IrqInfo), Error> {
@@ -202,8 +249,13 @@ impl PciFunction for UserFunction {
         })
     }
 
+    /// Errors can always be listened for: the end of the server is one.
     fn irq_info(&self, kind: IrqKind) -> IrqInfo {
-        self.irqs.get(&kind).copied().unwrap_or_default()
+        let mut info = self.irqs.get(&kind).copied().unwrap_or_default();
+        if kind == IrqKind::Err {
+            info.count = 1;
+        }
+        info
     }
 
     fn set_irqs(&self, kind: IrqKind, first: u32, triggers: &[Option<BorrowedFd<'_>>]) -> Result<(), Error> {
@@ -212,6 +264,9 @@ impl PciFunction for UserFunction {
         if end.is_none_or(|end| end > count) {
             let what = format!("it has {count} {kind:?} vectors, not {} from {first}", triggers.len());
             return Err(self.connection.invalid(what));
+        }
+        if kind == IrqKind::Err && !self.set_error_trigger(triggers)? {
+            return Ok(());
         }
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
         let mut start = first;
@@ -226,6 +281,9 @@ impl PciFunction for UserFunction {
     }
 
     fn disable_irqs(&self, kind: IrqKind) -> Result<(), Error> {
+        if kind == IrqKind::Err && !self.set_error_trigger(&[None])? {
+            return Ok(());
+        }
         let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
         self.set(kind, flags, 0, 0, &[], || format!("disabling {kind:?}"))
     }

@@ -13,6 +13,7 @@ mod regions;
 mod space;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod wire;
 
 pub use function::UserFunction;

@@ -1,8 +1,7 @@
 //! Against the server of `vfio_user`, with a fake as its device, and against servers that misbehave.
 
-mod server;
-
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,26 +9,28 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::UserFunction;
 use crate::contract::Subject;
 use crate::contract::tests::{OnFake, all_hold};
-use crate::fake::Fake;
+use crate::fake::{Fake, Served};
 use crate::function::{Error, IrqKind, PciFunction, RegionIndex};
-use server::Served;
 
 struct OnSocket {
     function: Arc<UserFunction>,
     device: OnFake,
     served: Served,
+    _folder: tempfile::TempDir,
 }
 
 impl OnSocket {
     fn new(fake: Fake) -> Self {
-        let fake = Arc::new(fake);
-        let served = Served::start(Arc::clone(&fake));
-        let function = UserFunction::connect(served.path()).unwrap();
-        Self { function, device: OnFake(fake), served }
+        let (fake, folder) = (Arc::new(fake), tempfile::tempdir().unwrap());
+        let path = folder.path().join("device.sock");
+        let served = Served::start(Arc::clone(&fake), &path);
+        let function = UserFunction::connect(&path).unwrap();
+        Self { function, device: OnFake(fake), served, _folder: folder }
     }
 }
 
@@ -107,8 +108,10 @@ fn memory_without_a_file_is_refused_with_a_reason() {
 fn a_dead_device_behind_a_living_server_is_gone() {
     let fake = Arc::new(Fake::nic());
     fake.lose_link();
-    let served = Served::start(fake);
-    let error = UserFunction::connect(served.path()).err().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("device.sock");
+    let _served = Served::start(fake, &path);
+    let error = UserFunction::connect(&path).err().unwrap();
     assert!(matches!(error, Error::Gone { .. }), "{error}");
 }
 
@@ -153,6 +156,52 @@ fn request(stream: &mut UnixStream) -> Option<[u8; 4]> {
 fn reply(to: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(16 + payload.len()).unwrap().to_ne_bytes();
     [to.as_slice(), &size, &[1, 0, 0, 0, 0, 0, 0, 0], payload].concat()
+}
+
+/// A server with nothing but a vendor, which ends after that was asked for.
+fn short_lived(mut stream: UnixStream) {
+    while let Some(to) = request(&mut stream) {
+        let vendor = to[2] == 9;
+        let answer: &[u8] = match to[2] {
+            1 => &[0, 0, 1, 0],
+            4 => &[16, 0, 0, 0, 2, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0],
+            // All regions have 256 bytes.
+            5 => &[[32, 0, 0, 0].as_slice(), &[0; 13], &[1], &[0; 14]].concat(),
+            9 => &[[0; 16].as_slice(), &[0x86, 0x80]].concat(),
+            _ => &[],
+        };
+        stream.write_all(&reply(to, answer)).unwrap();
+        if vendor {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_server_that_ends_is_heard_of_without_asking() {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let (_folder, path, thread) = serve(move |stream| {
+        let open = stream.try_clone().unwrap();
+        short_lived(stream);
+        let _ = ended.recv();
+        drop(open);
+    });
+    let function = UserFunction::connect(&path).unwrap();
+    let error = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    function.set_irqs(IrqKind::Err, 0, &[Some(error.as_fd())]).unwrap();
+    let heard = |seconds| {
+        let wait = Timespec { tv_sec: seconds, tv_nsec: 20_000_000 };
+        poll(&mut [PollFd::new(&error, PollFlags::IN)], Some(&wait)).unwrap() == 1
+    };
+    assert!(!heard(0));
+    drop(end);
+    assert!(heard(10));
+    let mut vendor = [0; 2];
+    let result = function.read(RegionIndex::Config, 0, &mut vendor);
+    assert!(matches!(result, Err(Error::Gone { .. })) && vendor == [0xff; 2]);
+    let late = function.set_irqs(IrqKind::Err, 0, &[Some(error.as_fd())]);
+    assert!(matches!(late, Err(Error::Gone { .. })), "{late:?}");
+    thread.join().unwrap();
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! A server with a fake behind it, in a thread.
+//! A vfio-user server with a fake behind it, in a thread: that of the crate `vfio_user`, which is not ours.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,35 +16,30 @@ use crate::fake::Fake;
 use crate::function::{DmaSource, Error, IoAddressSpace, IrqKind, PciFunction, RegionIndex};
 
 /// A server that runs. It ends with its client, or when told.
-pub(super) struct Served {
-    _folder: tempfile::TempDir,
-    path: PathBuf,
+pub struct Served {
     hang_up: Arc<AtomicBool>,
 }
 
 impl Served {
-    pub(super) fn start(fake: Arc<Fake>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("device.sock");
+    /// Starts one that listens at `path`, for one client.
+    pub fn start(fake: Arc<Fake>, path: &Path) -> Self {
         let regions = (0..9).map(|index| region(&fake, index)).collect();
-        let irqs = [IrqKind::Intx, IrqKind::Msi, IrqKind::Msix, IrqKind::Err, IrqKind::Req];
-        let irqs = irqs.into_iter().map(|kind| irq(&fake, kind)).collect();
-        let server = Server::new(&path, fake.can_reset(), irqs, regions).unwrap();
+        let irqs = KINDS.into_iter().map(|kind| irq(&fake, kind)).collect();
+        let server = Server::new(path, fake.can_reset(), irqs, regions).expect("the server can listen");
         let hang_up = Arc::new(AtomicBool::new(false));
         let mut device = Device { fake, maps: BTreeMap::new(), hang_up: Arc::clone(&hang_up) };
         std::thread::spawn(move || server.run(&mut device));
-        Self { _folder: folder, path, hang_up }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+        Self { hang_up }
     }
 
     /// The server ends in the middle of its next request.
-    pub(super) fn hang_up(&self) {
+    pub fn hang_up(&self) {
         self.hang_up.store(true, Ordering::Relaxed);
     }
 }
+
+/// By their numbers.
+const KINDS: [IrqKind; 5] = [IrqKind::Intx, IrqKind::Msi, IrqKind::Msix, IrqKind::Err, IrqKind::Req];
 
 fn region(fake: &Fake, index: u32) -> ServerRegion {
     let name = match index {
@@ -150,8 +145,7 @@ impl ServerBackend for Device {
     }
 
     fn set_irqs(&mut self, index: u32, flags: u32, start: u32, count: u32, fds: Vec<File>) -> io::Result<()> {
-        let kinds = [IrqKind::Intx, IrqKind::Msi, IrqKind::Msix, IrqKind::Err, IrqKind::Req];
-        let kind = kinds[usize::try_from(index).unwrap()];
+        let kind = KINDS[usize::try_from(index).unwrap()];
         let fake = self.fake();
         const SET: u32 = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
         const END: u32 = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
