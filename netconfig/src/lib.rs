@@ -17,5 +17,7 @@ pub use link::Link;
 pub use mac::MacAddress;
 pub use network::{Error, Network};
 pub use refusal::Refusal;
-pub use settings::{Address, Bond, BondMode, Bridge, LinkKind, LinkSettings, MacvtapMode, VlanMembership};
+pub use settings::{
+    Address, Bond, BondMode, Bridge, EswitchMode, LinkKind, LinkSettings, MacvtapMode, VlanMembership,
+};
 pub use vf::{Attribute, LinkMode, Report, Verdict, VfAttributes, VfState, VlanProtocol};

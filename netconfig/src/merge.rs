@@ -392,6 +392,13 @@ impl Merge<'_> {
     }
 }
 
+impl LinkSettings {
+    /// A link of the host of which nothing else is known, for a look at a file without a host: everything fits through it.
+    pub fn any() -> Self {
+        Self { mtu: u32::MAX, ..fresh(LinkKind::Foreign("a link".to_owned())) }
+    }
+}
+
 fn fresh(kind: LinkKind) -> LinkSettings {
     LinkSettings {
         vlans: match kind {

@@ -138,6 +138,16 @@ pub struct VlanMembership {
     pub untagged: bool,
 }
 
+/// How a card's switch between its port and its VFs is run (devlink eswitch mode).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EswitchMode {
+    /// By MAC address and VLAN, in the card.
+    Legacy,
+    /// By the host, which sees each VF as a link of its own.
+    Switchdev,
+}
+
 /// An address and the length of its network's prefix, `10.0.0.5/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
