@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::image;
 
 /// Far longer than anything here takes on a machine that has other things to do as well.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Whether tests with a guest can run; says why where they cannot.
 pub(crate) fn available() -> bool {
@@ -110,7 +110,7 @@ impl Heard {
     }
 
     /// Waits until `text` comes at or after byte `from`; where it ends, or `None` when patience does.
-    fn wait_for(&self, text: &str, from: usize) -> Option<usize> {
+    pub(crate) fn wait_for(&self, text: &str, from: usize) -> Option<usize> {
         let deadline = Instant::now() + PATIENCE;
         let mut heard = self.0.0.lock().unwrap();
         loop {

@@ -11,6 +11,7 @@ mod image;
 mod input;
 mod machine;
 mod memory;
+mod passthrough;
 mod pci;
 mod processors;
 mod statistics;

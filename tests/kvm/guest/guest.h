@@ -73,10 +73,22 @@ void reset_by_acpi(void);
 void wait_for_power_button(void);
 
 // pci.c
-u32 config_read_ports(unsigned bus, unsigned devfn, unsigned offset);
+u32 config_read(u32 function, unsigned offset);
+void config_write(u32 function, unsigned offset, u32 value);
+// The next function after `*function`, which is ~0 at the beginning.
+bool next_function(u32 *function);
+// Offset of a capability; 0 where there is none.
+unsigned find_capability(u32 function, u8 id);
+// Address of a memory BAR; 0 where it is none.
+u64 bar(u32 function, unsigned index);
 void pci_report(void);
 
+// device.c
+void device(void);
+
 // garbage.c
-void garbage(u64 seed);
-void garbage_power(u64 seed);
+// Before any garbage: what functions and BARs there are.
+void look_around(void);
+void garbage(u64 seed, u32 cpu);
+void garbage_power(u64 seed, u32 cpu);
 #endif

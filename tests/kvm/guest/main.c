@@ -10,7 +10,7 @@ extern u64 gdt[];
 extern u8 exception_stubs[], ap_start[], ap_end[];
 extern volatile u32 cpus_started;
 static struct tss tasks[MOST_CPUS];
-static volatile u32 ready[MOST_CPUS];
+static volatile enum { NOT_YET, STARTED, DONE } ready[MOST_CPUS];
 
 void not_emulated(void);
 
@@ -95,9 +95,16 @@ static void start_processors(u64 count)
         write32(0xfee00300, 0x4500);
         write32(0xfee00310, (u32)cpu << 24);
         write32(0xfee00300, 0x4600 | AP_START >> 12);
-        while (!ready[cpu])
+        while (ready[cpu] == NOT_YET)
             __asm__ volatile("pause");
     }
+}
+
+static void wait_for_processors(u64 count)
+{
+    for (u64 cpu = 1; cpu < count && cpu < MOST_CPUS; cpu++)
+        while (ready[cpu] != DONE)
+            __asm__ volatile("pause");
 }
 
 static void touch(u64 at)
@@ -171,11 +178,20 @@ void user_main(u32 cpu)
     if (cpu) {
         if (word_is("ap", "triple-fault"))
             triple_fault();
-        print("hello from processor %u\n", (u64)cpu);
-        ready[cpu] = 1;
+        if (word_is("test", "garbage")) {
+            ready[cpu] = STARTED;
+            garbage(number("seed", 1), cpu);
+        } else if (word_is("test", "garbage-power")) {
+            ready[cpu] = STARTED;
+            garbage_power(number("seed", 1), cpu);
+        } else {
+            print("hello from processor %u\n", (u64)cpu);
+        }
+        ready[cpu] = DONE;
         for (;;)
             __asm__ volatile("pause");
     }
+    u64 cpus = number("cpus", 1);
     if (word_is("test", "hello")) {
         print("hello\n");
     } else if (word_is("test", "string")) {
@@ -186,8 +202,8 @@ void user_main(u32 cpu)
     } else if (word_is("test", "reset")) {
         u64 count = boots();
         print("boot %u\n", count);
-        if (number("cpus", 1) > 1)
-            start_processors(number("cpus", 1));
+        start_processors(cpus);
+        wait_for_processors(cpus);
         if (count < number("times", 2))
             reset();
     } else if (word_is("test", "triple-fault")) {
@@ -195,7 +211,8 @@ void user_main(u32 cpu)
     } else if (word_is("test", "exception")) {
         __asm__ volatile("ud2");
     } else if (word_is("test", "smp")) {
-        start_processors(number("cpus", 2));
+        start_processors(cpus);
+        wait_for_processors(cpus);
         print("all are up\n");
     } else if (word_is("test", "memory")) {
         memory();
@@ -219,10 +236,21 @@ void user_main(u32 cpu)
         wait_for_power_button();
         print("pressed\n");
     } else if (word_is("test", "garbage")) {
-        garbage(number("seed", 1));
+        look_around();
+        start_processors(cpus);
+        garbage(number("seed", 1), 0);
+        wait_for_processors(cpus);
         print("garbage done\n");
     } else if (word_is("test", "garbage-power")) {
-        garbage_power(number("seed", 1));
+        start_processors(cpus);
+        garbage_power(number("seed", 1), 0);
+        wait_for_processors(cpus);
+    } else if (word_is("test", "device")) {
+        u64 count = boots();
+        print("boot %u\n", count);
+        device();
+        if (count < number("times", 1))
+            reset();
     } else {
         print("what test? %s\n", boot()->cmdline);
     }
