@@ -89,6 +89,9 @@ impl PassthroughDevice {
 
     /// The device answers. A guest's driver reads the vendor to see that, and the shadow would always say so.
     fn is_present(&self) -> bool {
+        if self.events.is_gone() {
+            return false;
+        }
         let mut vendor = [0; 2];
         let result = self.function.read(RegionIndex::Config, 0, &mut vendor);
         self.events.note(&result);
@@ -295,6 +298,8 @@ impl PciDevice for PassthroughDevice {
     }
 
     fn ready(&self, token: u64) -> Action {
+        // A server that ends reports an error; so may a device on its way out.
+        self.is_present();
         self.events.ready(token)
     }
 }

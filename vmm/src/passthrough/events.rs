@@ -64,10 +64,18 @@ impl Events {
     }
 
     pub(super) fn ready(&self, token: u64) -> Action {
+        // Whatever it reported before, a function that is gone is reported once, and as that.
+        let token = if self.is_gone() { GONE } else { token };
         let (signal, what) = match token {
             ERROR => (self.error.as_ref(), "it reported an error that it did not correct (AER)"),
             REQUEST => (self.request.as_ref(), "the host asks for it back (unbind or removal is waiting)"),
-            GONE => (Some(&self.gone), "it is gone: unplugged, its VF removed, or its server hung up"),
+            GONE => {
+                // The others are not readable any more, or the loop would never rest.
+                for signal in [&self.error, &self.request].into_iter().flatten() {
+                    signal.take();
+                }
+                (Some(&self.gone), "it is gone: unplugged, its VF removed, or its server hung up")
+            }
             _ => (None, ""),
         };
         // Another thread may have been faster.

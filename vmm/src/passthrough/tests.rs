@@ -6,6 +6,7 @@ mod dma;
 mod garbage;
 mod interrupts;
 mod placement;
+mod served;
 mod vanish;
 
 use std::sync::Arc;
