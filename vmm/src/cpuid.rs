@@ -59,7 +59,7 @@ pub fn apic_id(index: u32, spec: CpuSpec) -> u32 {
     shift(socket, widths.package()) | shift(core, widths.thread) | thread
 }
 
-/// What every vCPU of a machine has in common: KVM is asked once.
+/// What every vCPU of a machine has in common: KVM is asked once, since it takes long to answer.
 pub struct Template {
     supported: CpuId,
     spec: CpuSpec,
@@ -70,8 +70,10 @@ impl Template {
     /// Asks KVM what it can virtualize, for a machine with this topology.
     pub fn new(kvm: &Kvm, spec: CpuSpec) -> Result<Self, Error> {
         Shape::new(spec, 0, true)?;
-        let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self { supported: supported(kvm)?, spec, deadline })
+        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let supported =
+            supported.map_err(|error| Error::Supported(io::Error::from_raw_os_error(error.errno())))?;
+        Ok(Self { supported, spec, deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
     }
 
     /// Width of the guest physical addresses that this host can map; 36, which every 64-bit processor has, where KVM does
@@ -105,11 +107,6 @@ fn address_width(entries: &[kvm_cpuid_entry2]) -> u8 {
         Some([processor, _, mapped, _]) => processor.min(mapped),
         None => OLDEST_WIDTH,
     }
-}
-
-fn supported(kvm: &Kvm) -> Result<CpuId, Error> {
-    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(|error| Error::Supported(io::Error::from_raw_os_error(error.errno())))
 }
 
 const LEAF1_ECX_MONITOR: u32 = 1 << 3;
