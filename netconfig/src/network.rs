@@ -17,6 +17,8 @@ use crate::link::{self, Link};
 use crate::refusal::Refusal;
 use crate::vf::{self, Report, Request, VfAttributes, VfState};
 
+/// How long the kernel may take over a request. It answers at once, but for drivers that reset a VF first.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long a port may take to find its link, and how often it is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +42,14 @@ pub enum Error {
     /// This process may not change links.
     #[error("{link}: {doing} needs root (CAP_NET_ADMIN), which this process does not have")]
     NotPermitted {
+        /// The link's name.
+        link: String,
+        /// What was being done.
+        doing: String,
+    },
+    /// No answer came, or one that cannot be read.
+    #[error("{link}: {doing}: the kernel gave no answer that could be read, within {} seconds", ANSWER.as_secs())]
+    NoAnswer {
         /// The link's name.
         link: String,
         /// What was being done.
@@ -89,14 +99,14 @@ impl Network {
 
     /// A link by its name.
     pub async fn link(&self, name: &str) -> Result<Link, Error> {
-        self.message(name).await.map(|message| Link::of(&message))
+        self.message(name, &[]).await.map(|message| Link::of(&message))
     }
 
     /// All links.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
         let mut answers = std::pin::pin!(self.handle.link().get().execute());
         let mut links = Vec::new();
-        while let Some(answer) = answers.next().await {
+        while let Some(answer) = self.answer("all links", "reading them", answers.next()).await? {
             links.push(Link::of(&answer.map_err(|error| refused("all links", "reading them", error))?));
         }
         Ok(links)
@@ -124,13 +134,23 @@ impl Network {
     }
 
     async fn change(&self, name: &str, doing: &str, message: LinkMessage) -> Result<(), Error> {
-        let result = self.handle.link().set(message).execute().await;
-        result.map_err(|error| refused(name, doing, error))
+        self.answer(name, doing, self.handle.link().set(message).execute())
+            .await?
+            .map_err(|error| refused(name, doing, error))
+    }
+
+    /// Waits for an answer. A connection that broke gives none, or says that all went well.
+    async fn answer<T>(&self, name: &str, doing: &str, request: impl Future<Output = T>) -> Result<T, Error> {
+        match tokio::time::timeout(ANSWER, request).await {
+            Ok(answer) if !self.task.is_finished() => Ok(answer),
+            _ => Err(Error::NoAnswer { link: name.to_owned(), doing: doing.to_owned() }),
+        }
     }
 
     /// The VFs of a PF, by index.
     pub async fn vfs(&self, pf: &str) -> Result<Vec<VfState>, Error> {
-        Ok(vf::of_link(&self.message(pf).await?))
+        // Without their statistics the VFs of a whole bus fit into the 64 KiB that an answer may have.
+        Ok(vf::of_link(&self.message(pf, &[LinkExtentMask::Vf, LinkExtentMask::SkipStats]).await?))
     }
 
     /// One VF of a PF.
@@ -160,7 +180,7 @@ impl Network {
         let index = self.link(pf).await?.index;
         let mut results = Vec::with_capacity(requests.len());
         for request in requests {
-            let result = self.request(pf, index, &request).await;
+            let result = self.request(pf, index, &request).await?;
             if let Err(refusal) = &result
                 && lacks_rights(refusal)
             {
@@ -180,41 +200,43 @@ impl Network {
     }
 
     /// One request; a second time where the want of a link may have been the reason of a refusal.
-    async fn request(&self, pf: &str, index: u32, request: &Request) -> Result<(), Refusal> {
-        let result = self.handle.link().set(request.message(index)).execute().await.map_err(Refusal::from);
-        match result {
+    async fn request(&self, pf: &str, index: u32, request: &Request) -> Result<Result<(), Refusal>, Error> {
+        let send = async || {
+            let result = self.handle.link().set(request.message(index)).execute();
+            self.answer(pf, "changing a VF", result).await.map(|result| result.map_err(Refusal::from))
+        };
+        match send().await? {
             // igb and ixgbe take rates only while the port has a link, and lose it for seconds when VFs are made.
             Err(refusal) if refusal.is(Errno::INVAL) && request.is_of_rates() => {
-                if !self.has_carrier_within(pf, PATIENCE).await {
-                    return Err(
-                        refusal.because("the port has no link, and some drivers take rates only with one")
-                    );
+                if self.has_carrier_within(pf, PATIENCE).await? {
+                    return send().await;
                 }
-                self.handle.link().set(request.message(index)).execute().await.map_err(Refusal::from)
+                Ok(Err(refusal.because("the port has no link, and some drivers take rates only with one")))
             }
-            result => result,
+            result => Ok(result),
         }
     }
 
-    async fn has_carrier_within(&self, name: &str, patience: Duration) -> bool {
+    async fn has_carrier_within(&self, name: &str, patience: Duration) -> Result<bool, Error> {
         let end = Instant::now() + patience;
         loop {
             // IFF_LOWER_UP, not the operational state, which the kernel changes with a delay.
-            match self.message(name).await {
-                Ok(message) if message.header.flags.contains(LinkFlags::LowerUp) => return true,
-                Err(_) => return false,
-                Ok(_) if Instant::now() >= end => return false,
-                Ok(_) => tokio::time::sleep(PAUSE).await,
+            if self.message(name, &[]).await?.header.flags.contains(LinkFlags::LowerUp) {
+                return Ok(true);
             }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// A link with all that is known of its VFs (RTEXT_FILTER_VF).
-    async fn message(&self, name: &str) -> Result<LinkMessage, Error> {
+    /// A link, with what `more` asks for (RTEXT_FILTER_VF and its like).
+    async fn message(&self, name: &str, more: &[LinkExtentMask]) -> Result<LinkMessage, Error> {
         let request = self.handle.link().get().match_name(name);
-        let request = request.set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::Vf]);
+        let request = request.set_filter_mask(AddressFamily::Unspec, more.to_vec());
         let mut answers = std::pin::pin!(request.execute());
-        match answers.next().await {
+        match self.answer(name, "reading it", answers.next()).await? {
             Some(Ok(message)) => Ok(message),
             Some(Err(error)) => match Refusal::from(error) {
                 refusal if refusal.is(Errno::NODEV) => Err(Error::Absent(name.to_owned())),
@@ -222,7 +244,7 @@ impl Network {
                 refusal if refusal.is(Errno::RANGE) => Err(Error::Absent(name.to_owned())),
                 refusal => Err(refused(name, "reading it", refusal)),
             },
-            None => Err(Error::Absent(name.to_owned())),
+            None => Err(Error::NoAnswer { link: name.to_owned(), doing: "reading it".to_owned() }),
         }
     }
 }

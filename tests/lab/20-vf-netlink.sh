@@ -2,7 +2,7 @@
 # kernels: iommufd
 # needs: nothing
 # examples: netconfig/vf
-# timeout: 60
+# timeout: 90
 . /share/box/lib.sh
 
 vf() { /share/bin/vf "$@"; }
@@ -55,4 +55,16 @@ check "all is put back" vf restore "$link" "$state"
 is "and ip sees the VF as it was" "$(vf_line 1)" "$before"
 is "nothing is left to put back" "$(vf restore "$link" "$state")" ""
 echo 0 >$device/sriov_numvfs
+
+# A card with as many VFs as there are functions on a bus: all of them are in one answer of the kernel's.
+mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
+for count in 128 256; do
+    echo $count >/sys/kernel/debug/netdevsim/netdevsim7/max_vfs
+    check "$count VFs are made" sh -c "echo $count >$device/sriov_numvfs"
+    last=$((count - 1))
+    like "the last of $count is read" "$(vf show "$link" $last 2>&1)" "^.\"id\":$last,"
+    check "the last of $count is set" vf set "$link" $last '{"vlan-id": 99, "trust": true}'
+    like "ip sees the last of $count" "$(vf_line $last)" "vlan 99.*trust on"
+    echo 0 >$device/sriov_numvfs
+done
 echo 7 >/sys/bus/netdevsim/del_device

@@ -32,7 +32,7 @@ impl Ledger {
         self.make_folder()?;
         let path = self.folder.join(".lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("Opening {}", path.display()))?;
+        let file = file.map_err(|error| failed("Opening", &path, error))?;
         file.lock().with_context(|| format!("Locking {}", path.display()))?;
         Ok(Lock { _file: file })
     }
@@ -92,8 +92,7 @@ impl Ledger {
     }
 
     fn make_folder(&self) -> anyhow::Result<()> {
-        let made = fs::create_dir_all(&self.folder);
-        made.with_context(|| format!("Making {} (use --state-dir for another place)", self.folder.display()))
+        fs::create_dir_all(&self.folder).map_err(|error| failed("Making", &self.folder, error))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -109,6 +108,15 @@ impl Ledger {
             .collect();
         self.folder.join(format!("{name}.json"))
     }
+}
+
+/// Where rights are what lacks, says so.
+fn failed(doing: &str, path: &Path, error: io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => " (a guest with devices needs root)",
+        _ => "",
+    };
+    anyhow::Error::new(error).context(format!("{doing} {}{hint}", path.display()))
 }
 
 fn read(path: &Path) -> anyhow::Result<Claim> {
