@@ -152,8 +152,13 @@ pub enum PlanError {
 pub enum Room {
     /// Below 4 GiB.
     Memory32(Range<u64>),
-    /// Above guest RAM: the ranges that the processor and the IOMMU leave.
-    Memory64(Vec<Range<u64>>),
+    /// Above guest RAM.
+    Memory64 {
+        /// What the processor and the IOMMU leave.
+        ranges: Vec<Range<u64>>,
+        /// The width of guest physical addresses, in bits.
+        phys_bits: u8,
+    },
 }
 
 impl fmt::Display for Room {
@@ -162,19 +167,19 @@ impl fmt::Display for Room {
             Self::Memory32(range) => {
                 write!(out, "the 32-bit window {:#x} to {:#x} beside the others", range.start, range.end)
             }
-            Self::Memory64(ranges) if ranges.is_empty() => {
+            Self::Memory64 { ranges, phys_bits } if ranges.is_empty() => {
                 write!(
                     out,
-                    "64-bit addresses: guest memory reaches to where those of processor and IOMMU end"
+                    "64-bit addresses: guest memory reaches to where those of processor ({phys_bits} bits) and IOMMU end"
                 )
             }
-            Self::Memory64(ranges) => {
+            Self::Memory64 { ranges, phys_bits } => {
                 write!(out, "the 64-bit addresses that guest memory, processor and IOMMU leave (")?;
                 for (index, range) in ranges.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
                     write!(out, "{comma}{:#x} to {:#x}", range.start, range.end)?;
                 }
-                write!(out, ")")
+                write!(out, "; this host maps {phys_bits} bits of a guest's addresses)")
             }
         }
     }
@@ -216,7 +221,7 @@ pub fn plan(request: &Request) -> Result<Plan, PlanError> {
     let mut items = items(&functions, !high.is_empty());
     let io = pack::place(blocks(&items, Kind::Io), &mut Free::new(vec![request.space.io()])).0;
     let memory = place_memory(request, &functions, &mut items)?;
-    let (prefetchable, mmio64) = place_prefetchable(&functions, &items, high)?;
+    let (prefetchable, mmio64) = place_prefetchable(request, &functions, &items, high)?;
 
     let mut bridges = Vec::new();
     for (index, port) in ports.iter().enumerate() {
@@ -307,6 +312,7 @@ fn place_memory(
 
 /// Places what goes above 4 GiB, in the first range that has room for all; the answer holds that range.
 fn place_prefetchable(
+    request: &Request,
     functions: &[&Function],
     items: &BTreeMap<(usize, u8), (Kind, Item)>,
     ranges: Vec<Range<u64>>,
@@ -321,7 +327,10 @@ fn place_prefetchable(
         }
     }
     match failure {
-        Some(failed) => Err(no_room(functions, &failed, Room::Memory64(ranges))),
+        Some(failed) => {
+            let room = Room::Memory64 { ranges, phys_bits: request.space.phys_bits };
+            Err(no_room(functions, &failed, room))
+        }
         None => Ok((Placements::default(), None)),
     }
 }

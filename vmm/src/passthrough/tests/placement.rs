@@ -65,6 +65,7 @@ fn is_refused(vm: &Arc<Vm>, phys_bits: u8) {
     let error = pci::plan(&Request::of(&root, space(phys_bits))).unwrap_err().to_string();
     assert!(error.starts_with("BAR 0 of 0000:65:00.0 (256 GiB) finds no place"), "{error}");
     assert!(error.contains(&format!("0x180000000 to {:#x}", 1_u64 << phys_bits)), "{error}");
+    assert!(error.contains(&format!("maps {phys_bits} bits of a guest's addresses")), "{error}");
     assert_eq!(device.windows(), [], "nothing was programmed");
 }
 
