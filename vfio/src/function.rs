@@ -102,6 +102,24 @@ pub struct Region {
     pub mmap: Vec<MmapArea>,
 }
 
+impl Region {
+    /// All of `length` bytes at `offset` are in it.
+    pub fn holds(&self, offset: u64, length: usize) -> bool {
+        let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
+        end.is_some_and(|end| end <= self.size)
+    }
+
+    /// All of `area` lies in one of the areas that may be mapped.
+    pub fn can_map(&self, area: MmapArea) -> bool {
+        let within = |whole: &MmapArea| {
+            let into = area.offset.checked_sub(whole.offset);
+            let end = into.and_then(|into| into.checked_add(area.size));
+            end.is_some_and(|end| end <= whole.size)
+        };
+        self.mmap.iter().any(within)
+    }
+}
+
 /// The interrupts of a PCI function (VFIO_PCI_*_IRQ_INDEX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum IrqKind {
@@ -215,4 +233,22 @@ pub trait PciFunction: Send + Sync {
 
     /// The address space its DMA goes through. Functions of one guest share one where they can.
     fn address_space(&self) -> Arc<dyn IoAddressSpace>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_a_region_is_told_from_what_is_not() {
+        let area = |offset, size| MmapArea { offset, size };
+        let mmap = vec![area(0, 0x1000), area(0x3000, 0x2000)];
+        let region = Region { size: 0x5000, readable: true, writable: true, mmap };
+        assert!(region.holds(0x4ffc, 4) && region.holds(0x5000, 0));
+        assert!(!region.holds(0x4ffd, 4) && !region.holds(u64::MAX, 2));
+        assert!(region.can_map(area(0x4000, 0x1000)) && region.can_map(area(0, 0x1000)));
+        for outside in [area(0, 0x2000), area(0x2000, 0x1000), area(0x4000, 0x2000), area(0x3000, u64::MAX)] {
+            assert!(!region.can_map(outside), "{outside:x?}");
+        }
+    }
 }

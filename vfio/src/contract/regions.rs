@@ -88,6 +88,17 @@ pub(super) fn descriptions(subject: &dyn Subject) -> Judged {
             let end = area.offset.checked_add(area.size).filter(|end| *end <= region.size);
             ensure!(area.offset >= free && end.is_some(), "{area:x?} of {index:?} overlaps or is outside");
             free = end.unwrap_or(u64::MAX);
+            let source = function.mmap_source(index, *area).map(|_| ());
+            ensure!(source.is_ok(), "{area:x?} of {index:?} cannot be mapped: {source:?}");
+        }
+        let whole = MmapArea { offset: 0, size: region.size };
+        if !region.mmap.contains(&whole) {
+            let source = function.mmap_source(index, whole).map(|_| ());
+            ensure!(
+                is_invalid(&source),
+                "all of {index:?} can be mapped, which is not among {:x?}",
+                region.mmap
+            );
         }
     }
     Ok(())

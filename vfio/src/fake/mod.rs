@@ -191,12 +191,10 @@ impl Fake {
 
     /// Refuses what is not in the region.
     fn check_bounds(&self, index: RegionIndex, offset: u64, length: usize) -> Result<(), Error> {
-        let size = self.regions.get(&index).map_or(0, |region| region.size);
-        let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
-        match end {
-            Some(end) if end <= size => Ok(()),
-            _ => Err(self.invalid(format!("{length} bytes at {offset:#x} are not in its {index:?} region"))),
+        if self.regions.get(&index).is_some_and(|region| region.holds(offset, length)) {
+            return Ok(());
         }
+        Err(self.invalid(format!("{length} bytes at {offset:#x} are not in its {index:?} region")))
     }
 }
 
@@ -247,11 +245,7 @@ impl PciFunction for Fake {
     }
 
     fn mmap_source(&self, index: RegionIndex, area: MmapArea) -> Result<(BorrowedFd<'_>, u64), Error> {
-        let within = |whole: &MmapArea| {
-            let end = area.offset.checked_add(area.size);
-            area.offset >= whole.offset && end.is_some_and(|end| end <= whole.offset + whole.size)
-        };
-        if !self.regions.get(&index).is_some_and(|region| region.mmap.iter().any(within)) {
+        if !self.regions.get(&index).is_some_and(|region| region.can_map(area)) {
             return Err(self.invalid(format!("{area:x?} of its {index:?} region cannot be mapped")));
         }
         Ok((self.memory.as_fd(), place(index) + area.offset))

@@ -74,9 +74,8 @@ impl KernelFunction {
     fn range(&self, index: RegionIndex, offset: u64, length: usize) -> Result<i64, Error> {
         let inside = || {
             let place = self.place(index)?;
-            let end = offset.checked_add(u64::try_from(length).ok()?)?;
             let at = place.offset.checked_add(offset)?;
-            (end <= place.region.size).then_some(at).and_then(|at| i64::try_from(at).ok())
+            place.region.holds(offset, length).then_some(at).and_then(|at| i64::try_from(at).ok())
         };
         inside().ok_or_else(|| Error::Invalid {
             function: self.label.clone(),
@@ -199,9 +198,13 @@ impl PciFunction for KernelFunction {
     }
 
     fn mmap_source(&self, index: RegionIndex, area: MmapArea) -> Result<(BorrowedFd<'_>, u64), Error> {
-        let length = usize::try_from(area.size).unwrap_or(usize::MAX);
-        let at = self.range(index, area.offset, length)?;
-        Ok((self.fd(), at.unsigned_abs()))
+        let place = self.place(index).filter(|place| place.region.can_map(area));
+        let at = place.and_then(|place| place.offset.checked_add(area.offset));
+        let at = at.ok_or_else(|| Error::Invalid {
+            function: self.label.clone(),
+            what: format!("{area:x?} of its {index:?} region cannot be mapped"),
+        })?;
+        Ok((self.fd(), at))
     }
 
     fn irq_info(&self, kind: IrqKind) -> IrqInfo {

@@ -89,14 +89,11 @@ impl UserFunction {
     }
 
     fn check_bounds(&self, index: RegionIndex, offset: u64, length: usize) -> Result<(), Error> {
-        let size = self.place(index).map_or(0, |place| place.region.size);
-        let end = u64::try_from(length).ok().and_then(|length| offset.checked_add(length));
-        match end {
-            Some(end) if end <= size => Ok(()),
-            _ => Err(self
-                .connection
-                .invalid(format!("{length} bytes at {offset:#x} are not in its {index:?} region"))),
+        if self.place(index).is_some_and(|place| place.region.holds(offset, length)) {
+            return Ok(());
         }
+        let what = format!("{length} bytes at {offset:#x} are not in its {index:?} region");
+        Err(self.connection.invalid(what))
     }
 
     /// A function that answers all ones where its vendor should be is none.
@@ -237,11 +234,7 @@ impl PciFunction for UserFunction {
     }
 
     fn mmap_source(&self, index: RegionIndex, area: MmapArea) -> Result<(BorrowedFd<'_>, u64), Error> {
-        let within = |whole: &MmapArea| {
-            let end = area.offset.checked_add(area.size);
-            area.offset >= whole.offset && end.is_some_and(|end| end <= whole.offset + whole.size)
-        };
-        let place = self.place(index).filter(|place| place.region.mmap.iter().any(within));
+        let place = self.place(index).filter(|place| place.region.can_map(area));
         let source = place
             .and_then(|place| Some((place.file.as_ref()?.as_fd(), place.offset.checked_add(area.offset)?)));
         source.ok_or_else(|| {
