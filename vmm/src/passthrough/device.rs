@@ -250,7 +250,7 @@ impl PciDevice for PassthroughDevice {
     }
 
     fn window_moved(&self, bar: u8, base: Option<u64>) {
-        self.bars.moved(bar, base);
+        self.bars.moved(bar, base.filter(|_| !self.events.is_gone()));
     }
 
     fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]) {
@@ -299,7 +299,10 @@ impl PciDevice for PassthroughDevice {
 
     fn ready(&self, token: u64) -> Action {
         // A server that ends reports an error; so may a device on its way out.
-        self.is_present();
+        if !self.is_present() && self.events.is_gone() {
+            // What is left of its mappings may hold anything. Trapped, they read all ones.
+            self.bars.suspend(&[]);
+        }
         self.events.ready(token)
     }
 }

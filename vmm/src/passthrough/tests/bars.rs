@@ -106,3 +106,28 @@ fn sizing_and_wrapping_addresses_decode_nothing() {
     assert_eq!(device.windows(), []);
     assert_eq!(read(&device, 0x24), 0xffff_f000);
 }
+
+#[test]
+fn nothing_stays_mapped_of_a_function_that_is_gone() {
+    let Some((_vm, fake, device)) = device(Fake::nic()) else { return };
+    let _ = write(&device, 0x10, 0xd000_0000);
+    let _ = write(&device, 4, 6);
+    follow(&device);
+    let _ = device.write_bar(0, 0, &[1]);
+    assert_eq!(fake.space().maps(), [(0xd000_0000, 0x4000)]);
+    fake.vanish();
+    assert!(fake.fire(vfio::IrqKind::Err, 0), "the host says that something is wrong");
+    let tokens: Vec<_> = device.watched().iter().map(|(_, token)| *token).collect();
+    let actions: Vec<_> = tokens.iter().map(|token| device.ready(*token)).collect();
+    assert_eq!(actions.iter().filter(|action| **action != crate::Action::None).count(), 1, "{actions:?}");
+    assert_eq!(fake.space().maps(), []);
+    let mut byte = [0];
+    device.read_bar(0, 0, &mut byte);
+    assert_eq!(byte, [0xff]);
+    // Nor does the host bridge bring it back, whatever the guest or a reset of the machine writes.
+    let _ = write(&device, 0x10, 0xe000_0000);
+    follow(&device);
+    assert!(device.reset().is_err());
+    follow(&device);
+    assert_eq!(fake.space().maps(), []);
+}
