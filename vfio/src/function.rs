@@ -177,7 +177,13 @@ pub trait IoAddressSpace: Send + Sync {
     /// The ranges that may be mapped, ascending and disjoint (for Intel and AMD the MSI window is a hole).
     fn iova_ranges(&self) -> Vec<RangeInclusive<u64>>;
 
-    /// Lets the device reach `size` bytes at `iova`, for reading and writing. Page-aligned. The memory is pinned now.
+    /// What is mapped is pinned, and counts as locked memory of this process.
+    fn pins(&self) -> bool {
+        true
+    }
+
+    /// Lets the device reach `size` bytes at `iova`, for reading and writing. Page-aligned. Where it
+    /// [pins](Self::pins), that is done when this returns.
     ///
     /// # Safety
     /// `source.host_address` must be mapped for `size` bytes, and stay so until [`unmap`](Self::unmap) of this range

@@ -52,6 +52,11 @@ impl IoAddressSpace for UserSpace {
         std::iter::once(0..=u64::MAX).collect()
     }
 
+    /// A server maps the file as anybody does.
+    fn pins(&self) -> bool {
+        false
+    }
+
     unsafe fn map(&self, iova: u64, size: u64, source: DmaSource<'_>) -> Result<(), Error> {
         let doing = || format!("mapping {size:#x} bytes at I/O address {iova:#x}");
         let Some((file, offset)): Option<(BorrowedFd<'_>, u64)> = source.file else {

@@ -33,9 +33,11 @@ pub fn map_guest_ram(ram: &GuestRam, spaces: &[Arc<dyn IoAddressSpace>]) -> Resu
         ram.regions().try_for_each(|region| check_range(region.guest_address, region.size, &valid))?;
     }
     // Each address space pins and counts for itself.
-    let copies = u64::try_from(spaces.len()).unwrap_or(u64::MAX);
-    allow_locking(ram.size().saturating_mul(copies))?;
-    tracing::debug!("Pinning {} MiB of guest memory for {copies} I/O address spaces", ram.size() >> 20);
+    let copies = spaces.iter().filter(|space| space.pins()).count();
+    if copies > 0 {
+        allow_locking(ram.size().saturating_mul(u64::try_from(copies).unwrap_or(u64::MAX)))?;
+        tracing::debug!("Pinning {} MiB of guest memory for {copies} I/O address spaces", ram.size() >> 20);
+    }
     for space in spaces {
         ram.listen(Arc::new(DmaListener::new(Arc::clone(space))))?;
     }

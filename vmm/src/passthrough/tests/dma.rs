@@ -1,10 +1,12 @@
 //! Guest RAM for devices.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vfio::PciFunction;
-use vfio::fake::{Call, Fake};
+use vfio::fake::{Call, Fake, Served};
+use vfio::user::UserFunction;
 
 use super::super::{Error, map_guest_ram};
 use crate::memory::GuestRam;
@@ -127,6 +129,12 @@ fn a_limit_of_locked_memory_that_is_too_low_is_named_with_what_to_do() {
     let error = map_guest_ram(&ram(4 << 20), &[fake.address_space()]).unwrap_err();
     let Error::Function(vfio::Error::Memlock { needed, limit, .. }) = &error else { panic!("{error}") };
     assert!(*needed >= 4 << 20 && *limit == 1 << 20, "{error}");
+    // A server behind a socket pins nothing.
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let path = folder.path().join("device.sock");
+    let _served = Served::start(Arc::new(Fake::nic()), &path);
+    let served = UserFunction::connect(&path).unwrap();
+    map_guest_ram(&ram(4 << 20), &[served.address_space()]).unwrap();
     let text = error.to_string();
     assert!(text.contains("LimitMEMLOCK=") && text.contains("ulimit -l"), "{text}");
     assert_eq!(fake.calls(), [], "nothing is mapped before the check");
