@@ -1,20 +1,23 @@
 //! The host at one moment: what a plan is made from.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use netconfig::MacAddress;
+use anyhow::Context;
 use netconfig::blocking::with_network;
-use serde::Serialize;
+use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
+use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
 use vfio::inventory::Inventory;
+use vfio::sriov::PhysicalFunction;
 use vfio::{PciAddress, Sysfs};
 
-use crate::apply::{Holder, Ledger};
+use crate::apply::{Holder, Ledger, Undo};
 
 /// One snapshot.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct HostState {
     /// PCI functions and IOMMU groups.
     pub inventory: Inventory,
@@ -26,6 +29,26 @@ pub struct HostState {
     pub permanent_macs: BTreeMap<String, MacAddress>,
     /// Bytes of memory that could be had now.
     pub memory_available: u64,
+    /// Links, by name.
+    pub links: BTreeMap<String, LinkSettings>,
+    /// VFs of each PF, by index.
+    pub vfs: BTreeMap<PciAddress, Vec<VfState>>,
+    /// How PFs make their VFs.
+    pub pfs: BTreeMap<PciAddress, PfSettings>,
+    /// Huge pages that are set aside, by their size in bytes.
+    pub hugepages: BTreeMap<u64, u64>,
+    /// The address of this box that the person at the keyboard came in by, when it was over the network.
+    pub session: Option<IpAddr>,
+}
+
+/// How a PF makes its VFs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct PfSettings {
+    /// sriov_drivers_autoprobe; none where the kernel does not have it.
+    pub drivers_autoprobe: Option<bool>,
+    /// How the card's switch is run; none where the driver does not say.
+    pub eswitch_mode: Option<EswitchMode>,
 }
 
 impl HostState {
@@ -37,8 +60,86 @@ impl HostState {
         let uses = uses.filter(|(_, uses)| !uses.is_empty()).collect();
         let permanent_macs = if macs { permanent_macs()? } else { BTreeMap::new() };
         let memory_available = memory_available(Path::new("/proc"));
-        Ok(Self { inventory, uses, held: ledger.held()?, permanent_macs, memory_available })
+        Ok(Self {
+            inventory,
+            uses,
+            held: ledger.held()?,
+            permanent_macs,
+            memory_available,
+            links: BTreeMap::new(),
+            vfs: BTreeMap::new(),
+            pfs: BTreeMap::new(),
+            hugepages: BTreeMap::new(),
+            session: None,
+        })
     }
+
+    /// Reads it with links, VFs and huge pages: what the whole file is planned on.
+    pub fn read_all(sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<Self> {
+        let mut host = Self::read(sysfs, ledger, true)?;
+        let physical = host.inventory.functions.values().filter(|function| function.sriov.is_some());
+        let physical: Vec<(PciAddress, Option<String>)> =
+            physical.map(|pf| (pf.address, pf.interfaces.first().cloned())).collect();
+        (host.links, host.vfs) = with_network(async |network| {
+            let mut vfs = BTreeMap::new();
+            for (pf, interface) in &physical {
+                if let Some(interface) = interface {
+                    vfs.insert(*pf, network.vfs(interface).await?);
+                }
+            }
+            Ok((network.settings().await?, vfs))
+        })?;
+        for (pf, _) in physical {
+            let drivers_autoprobe = PhysicalFunction::of(sysfs, pf)?.state()?.drivers_autoprobe;
+            host.pfs.insert(pf, PfSettings { drivers_autoprobe, eswitch_mode: eswitch_mode(pf)? });
+        }
+        let sys = Path::new("/sys");
+        let sizes = [0x20_0000, 0x4000_0000].into_iter().filter(|size| hugepage_folder(sys, *size).is_dir());
+        host.hugepages = sizes.map(|size| (size, huge_pages(sys, size))).collect();
+        // sshd(8): client address and port, then server address and port.
+        let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
+        host.session = connection.split_whitespace().nth(2).and_then(|address| address.parse().ok());
+        Ok(host)
+    }
+
+    /// Whether something is as an undo would make it.
+    pub fn is(&self, undo: &Undo) -> bool {
+        match undo {
+            Undo::Hugepages { size, before } => self.hugepages.get(&size.0).is_none_or(|now| now == before),
+            Undo::Link { name, before } => self.links.get(name) == before.as_deref(),
+            Undo::Sriov { pf, before, eswitch_mode } => {
+                let sriov = self.inventory.function(*pf).and_then(|pf| pf.sriov.as_ref());
+                let settings = self.pfs.get(pf).copied().unwrap_or_default();
+                sriov.is_none_or(|sriov| sriov.num_vfs == before.num_vfs)
+                    && settings.drivers_autoprobe == before.drivers_autoprobe
+                    && settings.eswitch_mode == *eswitch_mode
+            }
+            Undo::Driver { address, before } => self.inventory.function(*address).is_none_or(|function| {
+                function.driver == before.driver && function.driver_override == before.driver_override
+            }),
+            Undo::Vf { pf, before } => {
+                let now = self.vfs.get(pf).and_then(|vfs| vfs.iter().find(|vf| vf.id == before.id));
+                now.is_none_or(|now| VfState { mac_address: None, ..now.clone() } == VfState { mac_address: None, ..before.clone() })
+            }
+        }
+    }
+}
+
+/// Huge pages of `page` bytes that are set aside.
+pub fn huge_pages(sys: &Path, page: u64) -> u64 {
+    let text = std::fs::read_to_string(hugepage_folder(sys, page).join("nr_hugepages"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Sets huge pages of `page` bytes aside, and says how many there are then: the kernel gives what it finds.
+pub fn set_huge_pages(sys: &Path, page: u64, number: u64) -> anyhow::Result<u64> {
+    let path = hugepage_folder(sys, page).join("nr_hugepages");
+    std::fs::write(&path, number.to_string()).with_context(|| format!("Writing {number} to {}", path.display()))?;
+    Ok(huge_pages(sys, page))
+}
+
+fn hugepage_folder(sys: &Path, page: u64) -> PathBuf {
+    sys.join(format!("kernel/mm/hugepages/hugepages-{}kB", page >> 10))
 }
 
 /// MemAvailable of /proc/meminfo, in bytes; without end where it cannot be read.
@@ -51,7 +152,7 @@ pub fn memory_available(proc: &Path) -> u64 {
 
 /// Huge pages of `page` bytes that nobody has been promised; none where the kernel has no such pages.
 pub fn huge_pages_free(sys: &Path, page: u64) -> u64 {
-    let folder = sys.join(format!("kernel/mm/hugepages/hugepages-{}kB", page >> 10));
+    let folder = hugepage_folder(sys, page);
     let number = |name: &str| {
         let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
         text.trim().parse::<u64>().unwrap_or(0)

@@ -18,21 +18,33 @@ pub struct LinkSettings {
     /// What it is.
     pub kind: LinkKind,
     /// Administratively up.
+    #[serde(default)]
     pub up: bool,
     /// Largest packet, in bytes.
+    #[serde(default = "ethernet")]
     pub mtu: u32,
     /// MAC address; none for a link that has none, or whose address is left to the kernel.
+    #[serde(default)]
     pub mac_address: Option<MacAddress>,
     /// The bridge or bond that it is a port of.
+    #[serde(default)]
     pub controller: Option<String>,
     /// Its addresses of global and site scope; link-local ones are the kernel's own.
+    #[serde(default)]
     pub addresses: BTreeSet<Address>,
     /// Gateways of default routes through it.
+    #[serde(default)]
     pub gateways: BTreeSet<IpAddr>,
     /// Of a bridge with VLAN filtering and its ports: the VLANs it is a member of.
+    #[serde(default)]
     pub vlans: BTreeMap<u16, VlanMembership>,
     /// Addresses that are told to the card so that its VFs reach them (`bridge fdb add ... self`).
+    #[serde(default)]
     pub forwarded: BTreeSet<MacAddress>,
+}
+
+fn ethernet() -> u32 {
+    1500
 }
 
 /// What a link is.
@@ -68,6 +80,29 @@ pub enum LinkKind {
         /// Packets carry the header of virtio-net (checksums and segmentation left to the receiver).
         vnet_hdr: bool,
     },
+}
+
+impl LinkKind {
+    /// The link below.
+    pub fn base(&self) -> Option<&str> {
+        match self {
+            Self::Vlan { base, .. } | Self::Macvtap { base, .. } => Some(base),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign(kind) => f.write_str(kind),
+            Self::Bridge(_) => f.write_str("bridge"),
+            Self::Vlan { base, id, .. } => write!(f, "vlan {id} on {base}"),
+            Self::Bond(bond) => write!(f, "bond {}", bond.mode),
+            Self::Macvtap { base, mode } => write!(f, "macvtap {mode} on {base}"),
+            Self::Tap { .. } => f.write_str("tap"),
+        }
+    }
 }
 
 /// A bridge's own settings.
@@ -113,6 +148,12 @@ pub enum BondMode {
     BalanceAlb,
 }
 
+impl fmt::Display for BondMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 /// Who reaches whom on a macvtap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -126,6 +167,12 @@ pub enum MacvtapMode {
     /// The base is this guest's alone.
     #[serde(alias = "passthrough")]
     Passthru,
+}
+
+impl fmt::Display for MacvtapMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Membership of a port in a VLAN.
@@ -146,6 +193,12 @@ pub enum EswitchMode {
     Legacy,
     /// By the host, which sees each VF as a link of its own.
     Switchdev,
+}
+
+impl fmt::Display for EswitchMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// An address and the length of its network's prefix, `10.0.0.5/24`.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// `DDDD:BB:DD.F` in hexadecimal, as the kernel prints it (a domain may need more than four digits: VMD).
 ///
 /// Reads `DDDD:BB:DD.F` and the short form `BB:DD.F` (domain 0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PciAddress {
     /// PCI domain (segment group), 0 on most machines.

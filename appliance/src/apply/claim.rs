@@ -1,9 +1,8 @@
 //! What a guest holds of the host, and how it was before.
 
-use netconfig::VfState;
 use serde::{Deserialize, Serialize};
-use vfio::PciAddress;
-use vfio::bind::DriverState;
+
+use super::Undo;
 
 /// Who holds a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,26 +14,6 @@ pub struct Holder {
     pub pid: u32,
     /// When that process started, in clock ticks since boot (field 22 of /proc/PID/stat): a number can be given out again.
     pub started: u64,
-}
-
-/// How one thing was before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Undo {
-    /// A VF's attributes.
-    Vf {
-        /// Its PF.
-        pf: PciAddress,
-        /// Its attributes.
-        before: VfState,
-    },
-    /// A function's driver.
-    Driver {
-        /// The function.
-        address: PciAddress,
-        /// Its driver.
-        before: DriverState,
-    },
 }
 
 /// All that a guest holds, oldest first.

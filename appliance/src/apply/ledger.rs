@@ -55,7 +55,7 @@ impl Ledger {
         for claim in self.claims()?.into_iter().filter(|claim| claim.holder.is_alive()) {
             let driver = |undo: &Undo| match undo {
                 Undo::Driver { address, .. } => Some(*address),
-                Undo::Vf { .. } => None,
+                _ => None,
             };
             held.extend(claim.undo.iter().filter_map(driver).map(|address| (address, claim.holder.clone())));
         }

@@ -1,114 +1,169 @@
-//! The steps themselves.
+//! The steps themselves: note how it was, do, look whether it is so.
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use netconfig::blocking::with_network;
-use netconfig::{Verdict, VfAttributes};
+use netconfig::{LinkSettings, Verdict, VfAttributes};
 use vfio::bind::Binding;
 use vfio::sriov::PhysicalFunction;
 use vfio::{PciAddress, Sysfs};
 
-use super::{Claim, Holder, Ledger, Undo};
-use crate::plan::{Plan, Step, Target};
+use super::Undo;
+use crate::host;
+use crate::plan::{Step, Target};
 
-/// A guest's slots, with the functions found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Name and functions of each slot.
-    pub slots: Vec<(String, Vec<PciAddress>)>,
+/// Where undos are kept. When a note returns, the undo survives a power cut.
+pub trait Journal {
+    /// Notes how something that a guest borrows is before it is changed: a driver, a VF's attributes.
+    fn note(&mut self, undo: Undo) -> anyhow::Result<()>;
+
+    /// Notes how something of the box's own is before it is changed: links, numbers of VFs, huge pages.
+    fn note_own(&mut self, undo: Undo) -> anyhow::Result<()>;
 }
 
-/// Does what a plan says. What was done before a failure is put back.
-pub fn apply(plan: &Plan, vm: &str, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<Applied> {
-    let mut work = Work { sysfs, ledger, claim: Claim { holder: Holder::this(vm), undo: Vec::new() } };
-    let done = plan.steps.iter().try_for_each(|step| {
-        tracing::info!("{step}");
-        work.step(step).with_context(|| format!("Doing the step `{step}`"))
-    });
-    let applied = done.and_then(|()| work.slots(plan));
-    if applied.is_err()
-        && let Err(error) = restore(&work.claim, sysfs, ledger)
-    {
-        tracing::error!("{error:#}");
-    }
-    applied
+/// Does one step.
+pub(super) fn take(step: &Step, sysfs: &Sysfs, journal: &mut dyn Journal) -> anyhow::Result<()> {
+    tracing::info!("{step}");
+    Work { sysfs, journal }.step(step).with_context(|| format!("Doing the step `{step}`"))
 }
 
-/// Puts back what a claim says, last first, and forgets it when all is back. What fails is said, and the rest is done all the same.
-pub fn restore(claim: &Claim, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<()> {
-    let mut failures = Vec::new();
-    for undo in claim.undo.iter().rev() {
-        if let Err(error) = put_back(undo, sysfs) {
-            failures.push(format!("{error:#}"));
-        }
-    }
-    if !failures.is_empty() {
-        bail!("Putting devices of guest `{}` back: {}", claim.holder.vm, failures.join("; "));
-    }
-    ledger.forget(&claim.holder.vm)
+/// Puts back what was noted, last first. What fails is said, and the rest is done all the same.
+pub(super) fn put_back(undo: &[Undo], sysfs: &Sysfs) -> anyhow::Result<()> {
+    let failures: Vec<String> = undo
+        .iter()
+        .rev()
+        .filter_map(|undo| Some(format!("{:#}", undo.put_back(sysfs).err()?)))
+        .collect();
+    if failures.is_empty() { Ok(()) } else { bail!(failures.join("; ")) }
 }
 
-fn put_back(undo: &Undo, sysfs: &Sysfs) -> anyhow::Result<()> {
-    match undo {
-        Undo::Driver { address, before } => {
-            // A VF may be gone with its PF's number, or a card with its slot: there is nothing to put back.
-            if !sysfs.device(*address).exists() {
-                tracing::warn!("{address}: it is gone, so its driver cannot be put back");
-                return Ok(());
-            }
-            Binding::of(sysfs, *address)?.restore(before).context("Putting its driver back")
-        }
-        Undo::Vf { pf, before } => {
-            let Some(interface) = interface(sysfs, *pf)? else {
-                tracing::warn!("{pf}: it has no interface any more, so VF {} cannot be put back", before.id);
-                return Ok(());
-            };
-            let reports = match with_network(async |network| network.restore_vf(&interface, before).await) {
-                Err(netconfig::Error::NoVf { .. }) => return Ok(()),
-                reports => reports?,
-            };
-            for report in reports.iter().filter(|report| !report.holds()) {
-                tracing::warn!("{pf}: putting VF {} back: {report}", before.id);
-            }
-            Ok(())
+/// Where a target is.
+pub(super) fn find(sysfs: &Sysfs, target: &Target) -> anyhow::Result<PciAddress> {
+    match target {
+        Target::Function(address) => Ok(*address),
+        Target::Vf { pf, vf } => {
+            let vfs = PhysicalFunction::of(sysfs, *pf)?.vfs();
+            let found = vfs.into_iter().find(|(index, _)| index == vf);
+            found.map(|(_, address)| address).with_context(|| format!("{pf}: VF {vf} is not there"))
         }
     }
 }
 
 struct Work<'a> {
     sysfs: &'a Sysfs,
-    ledger: &'a Ledger,
-    claim: Claim,
+    journal: &'a mut dyn Journal,
 }
 
 impl Work<'_> {
-    /// Notes an undo on disk: from now on it is put back, whatever happens.
-    fn note(&mut self, undo: Undo) -> anyhow::Result<()> {
-        self.claim.undo.push(undo);
-        self.ledger.write(&self.claim)
-    }
-
     fn step(&mut self, step: &Step) -> anyhow::Result<()> {
         match step {
-            // The box's own state, kept when the guest ends: docs/decisions/0005.
-            Step::BringUp { interface, .. } => bring_up(interface),
+            Step::BringUp { interface, .. } => self.bring_up(interface),
             Step::Autoprobe { pf, on } => {
+                self.note_vfs(*pf)?;
                 if !PhysicalFunction::of(self.sysfs, *pf)?.set_autoprobe(*on)? {
                     tracing::debug!("{pf}: this kernel has no sriov_drivers_autoprobe");
                 }
                 Ok(())
             }
-            Step::Resize { pf, to, .. } => Ok(PhysicalFunction::of(self.sysfs, *pf)?.resize(*to)?),
+            Step::Resize { pf, to, .. } => {
+                self.note_vfs(*pf)?;
+                Ok(PhysicalFunction::of(self.sysfs, *pf)?.resize(*to)?)
+            }
+            Step::Eswitch { pf, to, .. } => {
+                self.note_vfs(*pf)?;
+                host::set_eswitch_mode(*pf, *to)
+            }
             Step::SetVf { pf, interface, vf, attributes } => self.set_vf(*pf, interface, *vf, attributes),
             Step::Lend(target) => {
-                let address = self.find(target)?;
+                let address = find(self.sysfs, target)?;
                 let binding = Binding::of(self.sysfs, address)?;
-                self.note(Undo::Driver { address, before: binding.state()? })?;
+                self.journal.note(Undo::Driver { address, before: binding.state()? })?;
                 load_vfio_pci(self.sysfs);
                 Ok(binding.lend()?)
             }
+            Step::Hugepages { size, to, .. } => {
+                let sys = Path::new("/sys");
+                let before = host::huge_pages(sys, size.0);
+                self.journal.note_own(Undo::Hugepages { size: *size, before })?;
+                let actual = host::set_huge_pages(sys, size.0, *to)?;
+                if actual != *to {
+                    bail!("{to} were asked for, and there was memory for {actual}; memory gets scattered: set them aside on the kernel's command line");
+                }
+                Ok(())
+            }
+            Step::Link { name, to, .. } => self.link(name, to.as_deref()),
+            Step::Release(undo) => self.release(undo),
         }
+    }
+
+    fn release(&mut self, undo: &Undo) -> anyhow::Result<()> {
+        match undo {
+            Undo::Vf { pf, before } => {
+                let interface = interface(self.sysfs, *pf)?;
+                let now = with_network(async |network| network.vf(&interface, before.id).await)?;
+                self.journal.note(Undo::Vf { pf: *pf, before: now })?;
+            }
+            Undo::Driver { address, .. } => {
+                let before = Binding::of(self.sysfs, *address)?.state()?;
+                self.journal.note(Undo::Driver { address: *address, before })?;
+            }
+            Undo::Sriov { pf, .. } => self.note_vfs(*pf)?,
+            Undo::Link { name, .. } => self.note_link(name)?,
+            Undo::Hugepages { size, .. } => {
+                let before = host::huge_pages(Path::new("/sys"), size.0);
+                self.journal.note_own(Undo::Hugepages { size: *size, before })?;
+            }
+        }
+        undo.put_back(self.sysfs)
+    }
+
+    /// A PF's VFs are about to be made anew: first how each was, then how many there were, as undoing goes backwards.
+    fn note_vfs(&mut self, pf: PciAddress) -> anyhow::Result<()> {
+        let function = PhysicalFunction::of(self.sysfs, pf)?;
+        if let Ok(interface) = interface(self.sysfs, pf) {
+            for before in with_network(async |network| network.vfs(&interface).await)? {
+                self.journal.note_own(Undo::Vf { pf, before })?;
+            }
+        }
+        for (_, address) in function.vfs() {
+            let before = Binding::of(self.sysfs, address)?.state()?;
+            self.journal.note_own(Undo::Driver { address, before })?;
+        }
+        let (before, eswitch_mode) = (function.state()?, host::eswitch_mode(pf)?);
+        self.journal.note_own(Undo::Sriov { pf, before, eswitch_mode })
+    }
+
+    fn bring_up(&mut self, interface: &str) -> anyhow::Result<()> {
+        if with_network(async |network| network.link(interface).await)?.up {
+            return Ok(());
+        }
+        self.note_link(interface)?;
+        Ok(with_network(async |network| network.set_up(interface, true).await)?)
+    }
+
+    fn link(&mut self, name: &str, to: Option<&LinkSettings>) -> anyhow::Result<()> {
+        self.note_link(name)?;
+        Ok(with_network(async |network| network.realize(name, to).await)?)
+    }
+
+    /// A link, after all that goes when it goes: its ports and what stands on it.
+    fn note_link(&mut self, name: &str) -> anyhow::Result<()> {
+        let links = with_network(async |network| network.settings().await)?;
+        let mut order = vec![name.to_owned()];
+        let mut at = 0;
+        while let Some(below) = order.get(at).cloned() {
+            let above = links.iter().filter(|(other, link)| {
+                !order.contains(other) && (link.controller.as_deref() == Some(&below) || link.kind.base() == Some(&below))
+            });
+            let above: Vec<String> = above.map(|(other, _)| other.clone()).collect();
+            order.extend(above);
+            at += 1;
+        }
+        order.into_iter().rev().try_for_each(|name| {
+            let before = links.get(&name).cloned().map(Box::new);
+            self.journal.note_own(Undo::Link { name, before })
+        })
     }
 
     fn set_vf(
@@ -120,7 +175,7 @@ impl Work<'_> {
     ) -> anyhow::Result<()> {
         let id = u32::from(vf);
         let before = with_network(async |network| network.vf(interface, id).await)?;
-        self.note(Undo::Vf { pf, before })?;
+        self.journal.note(Undo::Vf { pf, before })?;
         let reports = with_network(async |network| network.set_vf(interface, id, wanted).await)?;
         let (kept, lost): (Vec<_>, Vec<_>) = reports.iter().partition(|report| report.holds());
         let kept: Vec<_> =
@@ -141,38 +196,12 @@ impl Work<'_> {
             bail!("{}; change it in the file or take it out, or use a card that has it", refused.join("; "))
         }
     }
-
-    fn find(&self, target: &Target) -> anyhow::Result<PciAddress> {
-        match target {
-            Target::Function(address) => Ok(*address),
-            Target::Vf { pf, vf } => {
-                let vfs = PhysicalFunction::of(self.sysfs, *pf)?.vfs();
-                let found = vfs.into_iter().find(|(index, _)| index == vf);
-                found.map(|(_, address)| address).with_context(|| format!("{pf}: VF {vf} is not there"))
-            }
-        }
-    }
-
-    fn slots(&self, plan: &Plan) -> anyhow::Result<Applied> {
-        let slot = |slot: &crate::plan::SlotPlan| {
-            let functions =
-                slot.functions.iter().map(|target| self.find(target)).collect::<anyhow::Result<_>>()?;
-            Ok((slot.name.clone(), functions))
-        };
-        Ok(Applied { slots: plan.slots.iter().map(slot).collect::<anyhow::Result<_>>()? })
-    }
 }
 
-fn interface(sysfs: &Sysfs, pf: PciAddress) -> anyhow::Result<Option<String>> {
+fn interface(sysfs: &Sysfs, pf: PciAddress) -> anyhow::Result<String> {
     netconfig::blocking::interface_of(&sysfs.device(pf))
-        .with_context(|| format!("{pf}: looking for its interface"))
-}
-
-fn bring_up(interface: &str) -> anyhow::Result<()> {
-    Ok(with_network(async |network| {
-        let link = network.link(interface).await?;
-        if link.up { Ok(()) } else { network.set_up(interface, true).await }
-    })?)
+        .with_context(|| format!("{pf}: looking for its interface"))?
+        .with_context(|| format!("{pf}: it has no network interface"))
 }
 
 /// Where vfio-pci is a module that nobody has loaded yet, the kernel's own loader is asked for it.

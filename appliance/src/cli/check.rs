@@ -7,6 +7,7 @@ use schemars::schema_for;
 
 use super::Exit;
 use crate::config::{self, Config, Diagnostic};
+use crate::plan::Refusal;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -53,6 +54,18 @@ pub(super) fn complain(problems: &[Diagnostic]) {
     if problems.len() > 1 {
         eprintln!("{} problems", problems.len());
     }
+}
+
+/// Refusals with the line of the file that asks for what is refused.
+pub(super) fn at_their_lines(file: &str, refusals: &[Refusal]) -> Vec<Diagnostic> {
+    let document = config::read(file);
+    let place = |refusal: &Refusal| match &document {
+        Ok(document) => document.at_path(&refusal.path, refusal.message.clone(), refusal.help.clone()),
+        Err(_) => Diagnostic::of_file(file, refusal.message.clone(), refusal.help.clone()),
+    };
+    let mut problems: Vec<Diagnostic> = refusals.iter().map(place).collect();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    problems
 }
 
 pub(super) fn schema() -> Exit {

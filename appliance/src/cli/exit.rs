@@ -21,6 +21,8 @@ pub enum Exit {
     DeviceError,
     /// The guest was stopped from outside.
     Stopped,
+    /// `plan`, `status`: there is something to do.
+    Pending,
 }
 
 impl From<Exit> for ExitCode {
@@ -28,7 +30,8 @@ impl From<Exit> for ExitCode {
         Self::from(match exit {
             Exit::Success => 0,
             Exit::BadInput => 1,
-            // 2 is clap's, for a wrong command line.
+            // 2 is clap's too, for a wrong command line; `plan` and `status` have it as others' tools do.
+            Exit::Pending => 2,
             Exit::Fault => 3,
             Exit::GuestReset => 4,
             Exit::GuestCrash => 5,
@@ -39,6 +42,16 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
+    /// What another process of ours ended with.
+    pub(super) fn from_code(code: Option<i32>) -> Self {
+        match code {
+            Some(0) => Self::Success,
+            Some(1) => Self::BadInput,
+            Some(2) => Self::Pending,
+            _ => Self::Fault,
+        }
+    }
+
     /// After a guest, with what a person should know of its end.
     pub(super) fn after(vm: &str, outcome: &Outcome) -> Self {
         match outcome {

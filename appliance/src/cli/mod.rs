@@ -1,5 +1,6 @@
 //! The command line: arguments, and what becomes of them.
 
+mod change;
 mod check;
 mod devices;
 mod exit;
@@ -60,6 +61,18 @@ enum Command {
     Explain(explain::Arguments),
     /// Run one guest of a file here, its console on this terminal.
     Run(run::Arguments),
+    /// Say what has to be done so that the host is as a file says. Ends with 2 when there is something.
+    Plan(change::PlanArguments),
+    /// Make the host as a file says: all of it, or nothing.
+    Apply(change::ApplyArguments),
+    /// Say that you still come in, after a change of the way that you come by.
+    Confirm(change::ConfirmArguments),
+    /// Put the last change back.
+    Rollback(StateDir),
+    /// List changes, or show one.
+    History(change::HistoryArguments),
+    /// Compare the host with the file that was applied last. Ends with 2 when they differ.
+    Status(change::StatusArguments),
     /// Put back what guests that ended badly had taken: drivers, MAC addresses, VLANs.
     Recover(StateDir),
     /// Print the JSON schema of the appliance file.
@@ -86,6 +99,12 @@ pub fn main() -> ExitCode {
             one_heap();
             run::main(&arguments)
         }
+        Command::Plan(arguments) => change::plan(&arguments),
+        Command::Apply(arguments) => change::apply(&arguments),
+        Command::Confirm(arguments) => change::confirm(&arguments),
+        Command::Rollback(state) => change::rollback(&state),
+        Command::History(arguments) => change::history(&arguments),
+        Command::Status(arguments) => change::status(&arguments),
         Command::Recover(state) => run::recover(&state.state_dir),
         Command::Schema => check::schema(),
     };

@@ -106,7 +106,7 @@ fn prepare(
     let macs = config.devices.values().any(|device| device.matches.permanent_mac.is_some());
     let host = HostState::read(sysfs, ledger, macs).map_err(Failure::Fault)?;
     let plan = plan(config, &host, name, vm)
-        .map_err(|refusals| Failure::Input(at_their_lines(&arguments.file, &refusals)))?;
+        .map_err(|refusals| Failure::Input(check::at_their_lines(&arguments.file, &refusals)))?;
     apply::apply(&plan, name, sysfs, ledger).map_err(Failure::Fault)
 }
 
@@ -138,7 +138,7 @@ fn give_back(name: &str, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<()> {
     }
 }
 
-fn put_back_the_dead(sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<usize> {
+pub(super) fn put_back_the_dead(sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<usize> {
     let dead: Vec<_> = ledger.claims()?.into_iter().filter(|claim| !claim.holder.is_alive()).collect();
     for claim in &dead {
         tracing::warn!(
@@ -196,16 +196,4 @@ fn no_such_guest(config: &Config, arguments: &Arguments) -> anyhow::Error {
     let known =
         if names.is_empty() { "it defines none".to_owned() } else { format!("it has {}", names.join(", ")) };
     anyhow::anyhow!("{} has no guest `{}`; {known}", arguments.file, arguments.vm)
-}
-
-/// Refusals with the line of the file that asks for what is refused.
-fn at_their_lines(file: &str, refusals: &[Refusal]) -> Vec<Diagnostic> {
-    let document = crate::config::read(file);
-    let place = |refusal: &Refusal| match &document {
-        Ok(document) => document.at_path(&refusal.path, refusal.message.clone(), refusal.help.clone()),
-        Err(_) => Diagnostic::of_file(file, refusal.message.clone(), refusal.help.clone()),
-    };
-    let mut problems: Vec<Diagnostic> = refusals.iter().map(place).collect();
-    problems.sort_by_key(|problem| (problem.line, problem.column));
-    problems
 }

@@ -256,23 +256,19 @@ impl<'de> Visitor<'de> for Scan<'_> {
 }
 
 /// Other tools' spellings that are read too, with ours.
-pub(crate) const ALIASES: [(&str, &str); 5] = [
+pub(crate) const ALIASES: [(&str, &str); 6] = [
     ("total-vfs", "num-vfs"),
     ("numVfs", "num-vfs"),
     ("virtual-function-count", "num-vfs"),
     ("hwaddr", "mac-address"),
     ("spoofchk", "spoof-check"),
+    ("embedded-switch-mode", "eswitch-mode"),
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 19] = [
-    "management",
-    "networks",
+const NOT_YET: [&str; 13] = [
+    "listen",
     "web",
-    "hugepages",
-    "isolated-cpus",
-    "eswitch-mode",
-    "embedded-switch-mode",
     "numa",
     "autostart",
     "restart",
@@ -280,7 +276,6 @@ const NOT_YET: [&str; 19] = [
     "firmware",
     "disks",
     "network",
-    "vlan",
     "rom-bar",
     "serial",
     "watchdog",

@@ -2,6 +2,7 @@
 
 mod diagnostic;
 mod document;
+mod host;
 mod position;
 mod size;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod validate;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::{Document, load, read};
+pub use host::{CpuList, Host, Management, Need, Seconds};
 pub use size::Size;
 pub use types::*;
 pub(crate) use validate::{pair, range};

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use netconfig::{MacAddress, VfAttributes};
+use netconfig::section::NetworkSection;
+use netconfig::{EswitchMode, MacAddress, VfAttributes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Size;
+use super::{Host, Management, Size};
 
 /// One appliance file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,6 +17,9 @@ pub struct Config {
     /// Version of the file's format: 1.
     #[schemars(range(min = 1, max = 1))]
     pub version: u32,
+    /// How the administrator gets in.
+    #[serde(default)]
+    pub management: Management,
     /// What the box must have.
     #[serde(default)]
     pub host: Host,
@@ -28,32 +32,12 @@ pub struct Config {
     /// "Any free VF of these".
     #[serde(default)]
     pub pools: BTreeMap<String, Pool>,
+    /// Links of the host, by name.
+    #[serde(default)]
+    pub networks: BTreeMap<String, NetworkSection>,
     /// Guests.
     #[serde(default)]
     pub vms: BTreeMap<String, Vm>,
-}
-
-/// What the box must have.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Host {
-    /// Whether a guest with a device may start without an IOMMU.
-    #[serde(default)]
-    pub iommu: Need,
-    /// Whether it may start without interrupt remapping. Nothing is ever enabled to get around it.
-    #[serde(default)]
-    pub interrupt_remapping: Need,
-}
-
-/// Whether something must be there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Need {
-    /// It must.
-    #[default]
-    Required,
-    /// It need not.
-    Optional,
 }
 
 /// One PCI function of the host, by name.
@@ -121,6 +105,9 @@ pub struct Sriov {
     /// How many.
     #[serde(alias = "total-vfs", alias = "numVfs", alias = "virtual-function-count")]
     pub num_vfs: u16,
+    /// How the card's switch between its port and its VFs is run.
+    #[serde(alias = "embedded-switch-mode", skip_serializing_if = "Option::is_none")]
+    pub eswitch_mode: Option<EswitchMode>,
     /// Whether the host's own drivers take the VFs as they are made.
     #[serde(default)]
     pub drivers_autoprobe: bool,

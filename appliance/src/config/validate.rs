@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use netconfig::{MacAddress, VfAttributes};
+use netconfig::merge::merge;
+use netconfig::{LinkSettings, MacAddress, VfAttributes};
 use vfio::PciAddress;
 
 use super::{Config, Diagnostic, Document, Nic, Vm};
@@ -22,6 +23,7 @@ pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> 
     check.devices();
     check.sriov();
     check.pools();
+    check.networks();
     for (name, vm) in &config.vms {
         check.vm(name, vm);
     }
@@ -108,6 +110,29 @@ impl<'a> Check<'a> {
                     self.report(&[&path[..], &["id"]].concat(), format!("VF {} is there twice", vf.id), None);
                 }
                 self.attributes(&path, &vf.attributes);
+            }
+        }
+    }
+
+    /// Networks among themselves: whether the host has the links that they name is the plan's to see.
+    fn networks(&mut self) {
+        let sections = &self.config.networks;
+        let named =
+            sections.values().flat_map(|section| section.base_iface.iter().chain(section.ports.keys()));
+        let elsewhere = named.filter(|name| !sections.contains_key(*name));
+        let current = elsewhere.map(|name| (name.clone(), LinkSettings::any())).collect();
+        for problem in merge(sections, &current).err().into_iter().flatten() {
+            let path: Vec<&str> =
+                std::iter::once("networks").chain(problem.path.iter().map(String::as_str)).collect();
+            self.report(&path, problem.message, problem.help.map(str::to_owned));
+        }
+        for size in self.config.host.hugepages.keys() {
+            if !matches!(size.0, 0x20_0000 | 0x4000_0000) {
+                self.report(
+                    &["host", "hugepages", &size.to_string()],
+                    "Huge pages are of 2MiB or 1GiB",
+                    None,
+                );
             }
         }
     }

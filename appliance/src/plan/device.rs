@@ -30,16 +30,21 @@ impl<'a> Planner<'a> {
 
     /// The functions that go along with one, and whether they may.
     pub(super) fn give(&mut self, path: &[&str], address: PciAddress, scope: GroupScope) -> Vec<PciAddress> {
-        let mut functions = vec![address];
-        if scope == GroupScope::AllEndpoints {
-            let group = self.host.inventory.group_of(address);
-            let members = group.into_iter().flat_map(|group| &group.members);
-            functions = members.filter(|member| !member.bridge).map(|member| member.address).collect();
-        }
+        let functions = self.scope(address, scope);
         for address in &functions {
             self.may_go(path, *address, &functions);
         }
         functions
+    }
+
+    /// The functions that go along with one, itself among them.
+    pub(super) fn scope(&self, address: PciAddress, scope: GroupScope) -> Vec<PciAddress> {
+        if scope == GroupScope::Single {
+            return vec![address];
+        }
+        let group = self.host.inventory.group_of(address);
+        let members = group.into_iter().flat_map(|group| &group.members);
+        members.filter(|member| !member.bridge).map(|member| member.address).collect()
     }
 
     /// The one function that a device's name means.

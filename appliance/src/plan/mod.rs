@@ -1,19 +1,25 @@
 //! What has to be done to the host so that a guest can start. Pure: from the file and a snapshot, no I/O.
 
 mod device;
+mod management;
 mod nic;
+mod text;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use netconfig::VfAttributes;
+use netconfig::{EswitchMode, LinkSettings, VfAttributes};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
 
-use crate::config::{Config, GroupScope, Need, Vm};
+use self::text::changes;
+pub use self::whole::{HostPlan, Planned, release, whole};
+use crate::apply::Undo;
+use crate::config::{Config, GroupScope, Need, Size, Vm};
 use crate::host::HostState;
 
 /// A function, now or once its PF has it.
@@ -80,6 +86,35 @@ pub enum Step {
     },
     /// Lending to vfio-pci.
     Lend(Target),
+    /// How many huge pages are set aside.
+    Hugepages {
+        /// Of which size.
+        size: Size,
+        /// Now.
+        from: u64,
+        /// Then.
+        to: u64,
+    },
+    /// How a card's switch is run.
+    Eswitch {
+        /// The PF.
+        pf: PciAddress,
+        /// Now; none where the driver does not say.
+        from: Option<EswitchMode>,
+        /// Then.
+        to: EswitchMode,
+    },
+    /// A link's settings.
+    Link {
+        /// The link.
+        name: String,
+        /// Now; none where it is not there.
+        from: Option<Box<LinkSettings>>,
+        /// Then; none where it goes.
+        to: Option<Box<LinkSettings>>,
+    },
+    /// Something that was changed once goes back to what it was.
+    Release(Undo),
 }
 
 impl fmt::Display for Step {
@@ -90,6 +125,20 @@ impl fmt::Display for Step {
             Self::Resize { pf, from, to } => write!(f, "{pf}: num-vfs {from} -> {to}"),
             Self::SetVf { pf, vf, .. } => write!(f, "{pf}: set attributes of VF {vf}"),
             Self::Lend(target) => write!(f, "{target}: driver -> {VFIO_PCI}"),
+            Self::Hugepages { size, from, to } => write!(f, "huge pages of {size}: {from} -> {to}"),
+            Self::Eswitch { pf, from, to } => {
+                let from = from.map_or("unknown".to_owned(), |from| from.to_string());
+                write!(f, "{pf}: eswitch-mode {from} -> {to}")
+            }
+            Self::Link { name, from, to } => match (from, to) {
+                (None, Some(to)) => write!(f, "{name}: make {}{}", to.kind, changes(None, to)),
+                (Some(from), Some(to)) if std::mem::discriminant(&from.kind) == std::mem::discriminant(&to.kind) => {
+                    write!(f, "{name}:{}", changes(Some(from), to))
+                }
+                (Some(from), Some(to)) => write!(f, "{name}: {} -> {}{}", from.kind, to.kind, changes(None, to)),
+                (_, None) => write!(f, "{name}: remove"),
+            },
+            Self::Release(undo) => write!(f, "{undo}"),
         }
     }
 }

@@ -117,8 +117,14 @@ impl<'a> Planner<'a> {
 
     /// A VF of a PF that is there and fit for it.
     fn physical(&mut self, name: &str, vf: u16) -> Option<Choice<'a>> {
-        let (sriov, device) = (self.config.sriov.get(name)?, self.config.devices.get(name)?);
-        let pf = self.find(name, device)?;
+        let sriov = self.config.sriov.get(name)?;
+        let (pf, interface) = self.able(name, sriov)?;
+        Some(Choice { pf, sriov, interface, vf })
+    }
+
+    /// The PF that a name means, and its interface, when it is there and can have so many VFs.
+    pub(super) fn able(&mut self, name: &str, sriov: &Sriov) -> Option<(&'a Function, String)> {
+        let pf = self.find(name, self.config.devices.get(name)?)?;
         let path = ["sriov", name, "num-vfs"];
         let Some(able) = &pf.sriov else {
             self.refuse(
@@ -140,7 +146,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         if able.num_vfs != sriov.num_vfs
-            && let Some((message, help)) = self.in_the_way(able, sriov.num_vfs)
+            && let Some((message, help)) = self.in_the_way(pf, sriov.num_vfs)
         {
             self.refuse(&path, message, Some(help));
             return None;
@@ -162,12 +168,12 @@ impl<'a> Planner<'a> {
             );
             return None;
         };
-        Some(Choice { pf, sriov, interface: interface.clone(), vf })
+        Some((pf, interface.clone()))
     }
 
     /// What keeps the number of VFs from being changed: it changes only by removing all of them.
-    fn in_the_way(&self, able: &vfio::inventory::Sriov, to: u16) -> Option<(String, &'static str)> {
-        let host = self.host;
+    pub(super) fn in_the_way(&self, pf: &Function, to: u16) -> Option<(String, &'static str)> {
+        let (host, able) = (self.host, pf.sriov.as_ref()?);
         able.vfs.iter().find_map(|vf| {
             let taking = format!("num-vfs {} -> {to} would take {vf} from", able.num_vfs);
             if let Some(holder) = host.held.get(vf) {

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::PciAddress;
 use crate::sysfs::{Sysfs, link_name, names, number, read_maybe};
 
 /// What sysfs says of one function.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct Function {
     /// Where it is now.
     pub address: PciAddress,
@@ -56,8 +56,8 @@ pub struct Function {
 }
 
 /// One base address register that decodes something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Bar {
     /// 0 to 5, or 6 for the expansion ROM.
     pub index: u8,
@@ -74,8 +74,8 @@ pub struct Bar {
 }
 
 /// Speed and width of a link, now and at best, as sysfs prints them (`8.0 GT/s PCIe`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct LinkState {
     /// Speed now.
     pub speed: String,
@@ -88,8 +88,8 @@ pub struct LinkState {
 }
 
 /// The virtual functions of a physical one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Sriov {
     /// How many there can be.
     pub total_vfs: u16,

@@ -1,6 +1,6 @@
 //! IOMMU groups: what can only be given away together.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Function;
 use crate::PciAddress;
@@ -8,7 +8,7 @@ use crate::bind::VFIO_PCI;
 use crate::sysfs::{Sysfs, names, number, read_maybe};
 
 /// One IOMMU group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Group {
     /// Its number, for this boot.
@@ -18,7 +18,7 @@ pub struct Group {
 }
 
 /// One function of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Member {
     /// Where it is.
@@ -54,8 +54,8 @@ impl Group {
 }
 
 /// What there is of an IOMMU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct IommuState {
     /// IOMMU units that the kernel uses: `dmar0`, `ivhd0`; none where it is off or absent.
     pub units: Vec<String>,

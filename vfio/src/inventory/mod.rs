@@ -6,7 +6,7 @@ mod names;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use function::{Bar, Function, LinkState, Sriov};
 pub use group::{Group, IommuState, Member};
@@ -16,8 +16,8 @@ use crate::PciAddress;
 use crate::sysfs::{Sysfs, names as entries};
 
 /// A snapshot of the host's functions and their IOMMU groups.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct Inventory {
     /// Every function, by address.
     pub functions: BTreeMap<PciAddress, Function>,

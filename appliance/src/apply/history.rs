@@ -1,0 +1,214 @@
+//! Changes of the host, on disk: what was done, how it was before, and what became of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::keep::{forget, keep};
+use super::{Holder, Undo};
+
+/// One change of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Record {
+    /// Counted from 1.
+    pub id: u64,
+    /// Who asked for it: the login's user number.
+    pub user: u32,
+    /// When, in seconds since 1970.
+    pub started: u64,
+    /// What was asked for: `apply FILE`, `rollback of 7`.
+    pub title: String,
+    /// The file's text; none for a change that goes back to before any file.
+    pub text: Option<String>,
+    /// Its steps, as a person reads them.
+    pub steps: Vec<String>,
+    /// How everything that it changed was before, oldest first.
+    pub undo: Vec<Undo>,
+    /// Objects that it gave back: they are Throughway's no more.
+    pub released: Vec<String>,
+    /// What became of it.
+    pub state: State,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It is being done. When its process is gone, everything is put back.
+    Applying {
+        /// By whom.
+        holder: Holder,
+    },
+    /// It is done, and waits until somebody says that he still comes in.
+    Waiting {
+        /// Who puts everything back otherwise.
+        holder: Holder,
+        /// When, in seconds since 1970.
+        until: u64,
+    },
+    /// It holds.
+    Committed,
+    /// Everything was put back.
+    Reverted {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The folder of changes.
+#[derive(Clone, Debug)]
+pub struct History {
+    folder: PathBuf,
+}
+
+impl History {
+    /// Below a state folder, which is made when it is first written to.
+    pub fn at(state: &Path) -> Self {
+        Self { folder: state.join("history") }
+    }
+
+    /// All changes, oldest first. One that cannot be read is an error: to pass over it would be to forget how something was.
+    pub fn records(&self) -> anyhow::Result<Vec<Record>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("Reading {}", self.folder.display()))?,
+        };
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.sort();
+        paths.iter().map(|path| read(path)).collect()
+    }
+
+    /// A new change, not yet on disk.
+    pub fn begin(&self, title: String, text: Option<String>, steps: Vec<String>) -> anyhow::Result<Record> {
+        let id = self.records()?.last().map_or(1, |last| last.id.saturating_add(1));
+        let state = State::Applying { holder: Holder::this("") };
+        let (user, started) = (login(), now());
+        Ok(Record { id, user, started, title, text, steps, undo: Vec::new(), released: Vec::new(), state })
+    }
+
+    /// Writes a change so that it survives a power cut from here on.
+    pub fn write(&self, record: &Record) -> anyhow::Result<()> {
+        let path = self.path(record.id);
+        let made = fs::create_dir_all(&self.folder);
+        made.and_then(|()| keep(&path, record)).with_context(|| format!("Writing {}", path.display()))
+    }
+
+    /// Somebody says that he still comes in.
+    pub fn confirm(&self, id: u64) -> anyhow::Result<()> {
+        let path = self.confirmation(id);
+        keep(&path, &login()).with_context(|| format!("Writing {}", path.display()))
+    }
+
+    /// Whether somebody has said so.
+    pub fn is_confirmed(&self, id: u64) -> bool {
+        self.confirmation(id).exists()
+    }
+
+    /// Forgets that somebody said so.
+    pub fn forget_confirmation(&self, id: u64) {
+        if let Err(error) = forget(&self.confirmation(id)) {
+            tracing::warn!("Removing {}: {error}", self.confirmation(id).display());
+        }
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.folder.join(format!("{id:08}.json"))
+    }
+
+    fn confirmation(&self, id: u64) -> PathBuf {
+        self.folder.join(format!("{id:08}.confirmed"))
+    }
+}
+
+/// How everything that Throughway has changed and not given back was before it first did, oldest first.
+pub fn originals(records: &[Record]) -> Vec<Undo> {
+    let mut first = BTreeMap::<String, (usize, Undo)>::new();
+    let mut count = 0;
+    for record in records.iter().filter(|record| record.state == State::Committed) {
+        for undo in &record.undo {
+            first.entry(undo.object()).or_insert_with(|| (count, undo.clone()));
+            count += 1;
+        }
+        for object in &record.released {
+            first.remove(object);
+        }
+    }
+    let mut ordered: Vec<(usize, Undo)> = first.into_values().collect();
+    ordered.sort_by_key(|(at, _)| *at);
+    ordered.into_iter().map(|(_, undo)| undo).collect()
+}
+
+/// The change that holds now.
+pub fn current(records: &[Record]) -> Option<&Record> {
+    records.iter().rev().find(|record| record.state == State::Committed)
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The user that logged in, also behind sudo and su (proc(5), loginuid); who runs the process where nobody did.
+fn login() -> u32 {
+    let text = fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
+    match text.trim().parse() {
+        Ok(u32::MAX) | Err(_) => rustix::process::getuid().as_raw(),
+        Ok(user) => user,
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Record> {
+    let text = fs::read(path).with_context(|| format!("Reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| {
+        format!("{} is damaged: it says how the host was before a change; look into it, put that back, then remove it", path.display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Size;
+
+    fn pages(size: u64, before: u64) -> Undo {
+        Undo::Hugepages { size: Size(size), before }
+    }
+
+    #[test]
+    fn originals_are_the_first_ones_of_what_was_not_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::at(folder.path());
+        for (undo, released, state) in [
+            (vec![pages(1, 10), pages(2, 20)], vec![], State::Committed),
+            (vec![pages(1, 11), pages(3, 30)], vec![], State::Committed),
+            (vec![pages(4, 40)], vec![], State::Reverted { why: "a test".into() }),
+            (vec![pages(2, 22)], vec![pages(2, 0).object()], State::Committed),
+        ] {
+            let mut record = history.begin("a change".into(), None, Vec::new()).unwrap();
+            (record.undo, record.released, record.state) = (undo, released, state);
+            history.write(&record).unwrap();
+        }
+        let records = history.records().unwrap();
+        assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(originals(&records), [pages(1, 10), pages(3, 30)]);
+        assert_eq!(current(&records).unwrap().id, 4);
+    }
+
+    #[test]
+    fn a_confirmation_is_seen_until_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::at(folder.path());
+        history.write(&history.begin("a change".into(), None, Vec::new()).unwrap()).unwrap();
+        assert!(!history.is_confirmed(1));
+        history.confirm(1).unwrap();
+        assert!(history.is_confirmed(1));
+        history.forget_confirmation(1);
+        assert!(!history.is_confirmed(1));
+    }
+}

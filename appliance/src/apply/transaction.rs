@@ -1,0 +1,160 @@
+//! One change of the host, all of it or nothing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use vfio::Sysfs;
+
+use super::history::now;
+use super::steps::{self, Journal};
+use super::{History, Holder, Ledger, Record, State, Undo};
+use crate::plan::{HostPlan, Step};
+
+/// How long the host may take until it is as planned.
+const SETTLE: Duration = Duration::from_secs(8);
+/// How often it is looked at, and a confirmation looked for.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It holds.
+    Committed,
+    /// Everything was put back; why.
+    Reverted(String),
+}
+
+/// A change in progress.
+pub struct Transaction<'a> {
+    /// Where it is noted.
+    pub history: &'a History,
+    /// The ledger, whose lock keeps others from changing the host.
+    pub ledger: &'a Ledger,
+    /// The host's PCI functions.
+    pub sysfs: &'a Sysfs,
+    /// What is told to the person who waits.
+    pub tell: &'a dyn Fn(&str),
+    /// What is still to be done, read anew from the host.
+    pub left: &'a dyn Fn() -> anyhow::Result<HostPlan>,
+}
+
+struct Noting<'a> {
+    history: &'a History,
+    record: Record,
+}
+
+impl Journal for Noting<'_> {
+    fn note(&mut self, undo: Undo) -> anyhow::Result<()> {
+        // The first of an object is how it was: later ones are of our own making.
+        if self.record.undo.iter().any(|noted| noted.object() == undo.object()) {
+            return Ok(());
+        }
+        self.record.undo.push(undo);
+        self.history.write(&self.record)
+    }
+
+    fn note_own(&mut self, undo: Undo) -> anyhow::Result<()> {
+        self.note(undo)
+    }
+}
+
+impl Transaction<'_> {
+    /// Does what the plan says, looks whether it is so, and waits for a confirmation when the administrator's way was changed.
+    /// Who calls holds the ledger's lock; it is let go while a confirmation is waited for.
+    pub fn run(
+        &self,
+        record: Record,
+        plan: &HostPlan,
+        lock: super::Lock,
+        confirm_within: Duration,
+    ) -> anyhow::Result<Outcome> {
+        self.history.forget_confirmation(record.id);
+        self.history.write(&record)?;
+        let mut noting = Noting { history: self.history, record };
+        let done = plan.steps.iter().try_for_each(|planned| {
+            (self.tell)(&planned.step.to_string());
+            steps::take(&planned.step, self.sysfs, &mut noting)
+        });
+        let mut record = noting.record;
+        if let Err(error) = done.and_then(|()| self.settle()) {
+            return self.revert(record, format!("{error:#}"));
+        }
+        record.released = plan.steps.iter().filter_map(|planned| released(&planned.step)).collect();
+        if plan.needs_confirmation() {
+            let until = now().saturating_add(confirm_within.as_secs());
+            record.state = State::Waiting { holder: Holder::this(""), until };
+            self.history.write(&record)?;
+            drop(lock);
+            let seconds = confirm_within.as_secs();
+            (self.tell)(&format!(
+                "The way to this box was changed. Within {seconds} s, say that you still come in: throughway confirm {}",
+                record.id
+            ));
+            let confirmed = self.wait_for_confirmation(record.id, confirm_within);
+            let _lock = self.ledger.lock()?;
+            // At the very end: the lock decides who was first.
+            if !confirmed && !self.history.is_confirmed(record.id) {
+                return self.revert(record, format!("nobody confirmed it within {seconds} s"));
+            }
+            return self.commit(record);
+        }
+        self.commit(record)
+    }
+
+    fn commit(&self, mut record: Record) -> anyhow::Result<Outcome> {
+        record.state = State::Committed;
+        self.history.write(&record)?;
+        self.history.forget_confirmation(record.id);
+        Ok(Outcome::Committed)
+    }
+
+    fn revert(&self, record: Record, why: String) -> anyhow::Result<Outcome> {
+        (self.tell)(&format!("Putting everything back: {why}"));
+        revert(record, &why, self.history, self.sysfs)?;
+        Ok(Outcome::Reverted(why))
+    }
+
+    /// Waits until nothing is left to do; what is left then is an error.
+    fn settle(&self) -> anyhow::Result<()> {
+        let end = Instant::now() + SETTLE;
+        loop {
+            let left = (self.left)()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let steps: Vec<String> = left.steps.iter().map(|planned| planned.step.to_string()).collect();
+                anyhow::bail!("the host does not keep what it was given: {}", steps.join("; "));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn wait_for_confirmation(&self, id: u64, within: Duration) -> bool {
+        let end = Instant::now() + within;
+        while Instant::now() < end {
+            if self.history.is_confirmed(id) {
+                return true;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        false
+    }
+}
+
+fn released(step: &Step) -> Option<String> {
+    match step {
+        Step::Release(undo) => Some(undo.object()),
+        _ => None,
+    }
+}
+
+/// Puts back what a change did, as far as it got. May be done twice.
+pub fn revert(mut record: Record, why: &str, history: &History, sysfs: &Sysfs) -> anyhow::Result<()> {
+    steps::put_back(&record.undo, sysfs)
+        .with_context(|| format!("Putting back what change {} ({}) did", record.id, record.title))?;
+    record.state = State::Reverted { why: why.to_owned() };
+    history.write(&record)?;
+    history.forget_confirmation(record.id);
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! How one thing was before, and putting it back.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Context;
+use netconfig::blocking::with_network;
+use netconfig::{EswitchMode, LinkSettings, VfState};
+use serde::{Deserialize, Serialize};
+use vfio::bind::{Binding, DriverState};
+use vfio::sriov::{PhysicalFunction, SriovState};
+use vfio::{PciAddress, Sysfs};
+
+use crate::config::Size;
+use crate::host;
+
+/// How one thing was before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Undo {
+    /// A VF's attributes.
+    Vf {
+        /// Its PF.
+        pf: PciAddress,
+        /// Its attributes.
+        before: VfState,
+    },
+    /// A function's driver.
+    Driver {
+        /// The function.
+        address: PciAddress,
+        /// Its driver.
+        before: DriverState,
+    },
+    /// How many VFs a PF has, and how they are made.
+    Sriov {
+        /// The PF.
+        pf: PciAddress,
+        /// Number and autoprobe.
+        before: SriovState,
+        /// How the card's switch is run; none where the driver does not say.
+        eswitch_mode: Option<EswitchMode>,
+    },
+    /// A link's settings; none where it was not there.
+    Link {
+        /// Its name.
+        name: String,
+        /// Its settings.
+        before: Option<Box<LinkSettings>>,
+    },
+    /// How many huge pages are set aside.
+    Hugepages {
+        /// Of which size.
+        size: Size,
+        /// How many.
+        before: u64,
+    },
+}
+
+impl Undo {
+    /// What it is about, alike for all undos of one thing.
+    pub fn object(&self) -> String {
+        match self {
+            Self::Vf { pf, before } => format!("VF {} of {pf}", before.id),
+            Self::Driver { address, .. } => format!("driver of {address}"),
+            Self::Sriov { pf, .. } => format!("VFs of {pf}"),
+            Self::Link { name, .. } => format!("link {name}"),
+            Self::Hugepages { size, .. } => format!("huge pages of {size}"),
+        }
+    }
+
+    /// Makes it so again. May be done twice, and where it is so already. What is gone altogether is said and passed over.
+    pub fn put_back(&self, sysfs: &Sysfs) -> anyhow::Result<()> {
+        match self {
+            Self::Driver { address, before } => {
+                // A VF may be gone with its PF's number, or a card with its slot: there is nothing to put back.
+                if !sysfs.device(*address).exists() {
+                    tracing::warn!("{address}: it is gone, so its driver cannot be put back");
+                    return Ok(());
+                }
+                Binding::of(sysfs, *address)?.restore(before).context("Putting its driver back")
+            }
+            Self::Vf { pf, before } => put_vf_back(sysfs, *pf, before),
+            Self::Sriov { pf, before, eswitch_mode } => {
+                if !sysfs.device(*pf).exists() {
+                    tracing::warn!("{pf}: it is gone, so its virtual functions cannot be put back");
+                    return Ok(());
+                }
+                put_vfs_back(sysfs, *pf, before, *eswitch_mode).context("Putting its virtual functions back")
+            }
+            Self::Link { name, before } => Ok(with_network(async |network| {
+                let now = network.settings().await?;
+                match (before, now.get(name)) {
+                    (Some(before), None) if matches!(before.kind, netconfig::LinkKind::Foreign(_)) => {
+                        tracing::warn!("{name}: it is gone, so its settings cannot be put back");
+                        Ok(())
+                    }
+                    _ => network.realize(name, before.as_deref()).await,
+                }
+            })?),
+            Self::Hugepages { size, before } => host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ()),
+        }
+    }
+}
+
+fn put_vf_back(sysfs: &Sysfs, pf: PciAddress, before: &VfState) -> anyhow::Result<()> {
+    let interface = netconfig::blocking::interface_of(&sysfs.device(pf))
+        .with_context(|| format!("{pf}: looking for its interface"))?;
+    let Some(interface) = interface else {
+        tracing::warn!("{pf}: it has no interface any more, so VF {} cannot be put back", before.id);
+        return Ok(());
+    };
+    let reports = match with_network(async |network| network.restore_vf(&interface, before).await) {
+        Err(netconfig::Error::NoVf { .. }) => return Ok(()),
+        reports => reports?,
+    };
+    for report in reports.iter().filter(|report| !report.holds()) {
+        tracing::warn!("{pf}: putting VF {} back: {report}", before.id);
+    }
+    Ok(())
+}
+
+fn put_vfs_back(
+    sysfs: &Sysfs,
+    pf: PciAddress,
+    before: &SriovState,
+    eswitch_mode: Option<EswitchMode>,
+) -> anyhow::Result<()> {
+    let function = PhysicalFunction::of(sysfs, pf)?;
+    if let Some(mode) = eswitch_mode
+        && host::eswitch_mode(pf)? != Some(mode)
+    {
+        function.resize(0)?;
+        host::set_eswitch_mode(pf, mode)?;
+    }
+    Ok(function.restore(before)?)
+}
+
+impl fmt::Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vf { pf, before } => write!(f, "{pf}: VF {} as it was", before.id),
+            Self::Driver { address, before } => {
+                write!(f, "{address}: driver -> {}", before.driver.as_deref().unwrap_or("none"))
+            }
+            Self::Sriov { pf, before, .. } => write!(f, "{pf}: num-vfs -> {}", before.num_vfs),
+            Self::Link { name, before: None } => write!(f, "{name}: remove"),
+            Self::Link { name, before: Some(_) } => write!(f, "{name}: settings as they were"),
+            Self::Hugepages { size, before } => write!(f, "huge pages of {size} -> {before}"),
+        }
+    }
+}
