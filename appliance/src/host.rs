@@ -119,7 +119,10 @@ impl HostState {
             }),
             Undo::Vf { pf, before } => {
                 let now = self.vfs.get(pf).and_then(|vfs| vfs.iter().find(|vf| vf.id == before.id));
-                now.is_none_or(|now| VfState { mac_address: None, ..now.clone() } == VfState { mac_address: None, ..before.clone() })
+                now.is_none_or(|now| {
+                    VfState { mac_address: None, ..now.clone() }
+                        == VfState { mac_address: None, ..before.clone() }
+                })
             }
         }
     }
@@ -134,7 +137,8 @@ pub fn huge_pages(sys: &Path, page: u64) -> u64 {
 /// Sets huge pages of `page` bytes aside, and says how many there are then: the kernel gives what it finds.
 pub fn set_huge_pages(sys: &Path, page: u64, number: u64) -> anyhow::Result<u64> {
     let path = hugepage_folder(sys, page).join("nr_hugepages");
-    std::fs::write(&path, number.to_string()).with_context(|| format!("Writing {number} to {}", path.display()))?;
+    std::fs::write(&path, number.to_string())
+        .with_context(|| format!("Writing {number} to {}", path.display()))?;
     Ok(huge_pages(sys, page))
 }
 
@@ -167,4 +171,13 @@ fn permanent_macs() -> anyhow::Result<BTreeMap<String, MacAddress>> {
         Some((link.name, mac))
     };
     Ok(links.into_iter().filter_map(mac).collect())
+}
+
+/// PLACEHOLDER
+pub fn eswitch_mode(_: PciAddress) -> anyhow::Result<Option<EswitchMode>> {
+    Ok(None)
+}
+/// PLACEHOLDER
+pub fn set_eswitch_mode(_: PciAddress, _: EswitchMode) -> anyhow::Result<()> {
+    anyhow::bail!("x")
 }

@@ -37,7 +37,8 @@ pub fn apply(plan: &Plan, vm: &str, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::R
     let mut journal = Claiming { ledger, claim: Claim { holder: Holder::this(vm), undo: Vec::new() } };
     let done = plan.steps.iter().try_for_each(|step| steps::take(step, sysfs, &mut journal));
     let slot = |slot: &SlotPlan| {
-        let functions = slot.functions.iter().map(|target| find(sysfs, target)).collect::<anyhow::Result<_>>()?;
+        let functions =
+            slot.functions.iter().map(|target| find(sysfs, target)).collect::<anyhow::Result<_>>()?;
         Ok((slot.name.clone(), functions))
     };
     let slots = done.and_then(|()| plan.slots.iter().map(slot).collect::<anyhow::Result<_>>());
@@ -52,7 +53,9 @@ pub fn apply(plan: &Plan, vm: &str, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::R
 /// Puts back what a claim says, last first, and forgets it when all is back. What fails is said, and the rest is done all the same.
 pub fn restore(claim: &Claim, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<()> {
     let vm = &claim.holder.vm;
-    if let Err(error) = steps::put_back(&claim.undo, sysfs).with_context(|| format!("Putting devices of guest `{vm}` back")) {
+    if let Err(error) =
+        steps::put_back(&claim.undo, sysfs).with_context(|| format!("Putting devices of guest `{vm}` back"))
+    {
         bail!(error);
     }
     ledger.forget(vm)

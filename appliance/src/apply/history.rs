@@ -151,7 +151,7 @@ pub fn current(records: &[Record]) -> Option<&Record> {
 }
 
 /// Seconds since 1970.
-pub fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -177,7 +177,7 @@ mod tests {
     use crate::config::Size;
 
     fn pages(size: u64, before: u64) -> Undo {
-        Undo::Hugepages { size: Size(size), before }
+        Undo::Hugepages { size: Size(size << 20), before }
     }
 
     #[test]

@@ -30,11 +30,8 @@ pub(super) fn take(step: &Step, sysfs: &Sysfs, journal: &mut dyn Journal) -> any
 
 /// Puts back what was noted, last first. What fails is said, and the rest is done all the same.
 pub(super) fn put_back(undo: &[Undo], sysfs: &Sysfs) -> anyhow::Result<()> {
-    let failures: Vec<String> = undo
-        .iter()
-        .rev()
-        .filter_map(|undo| Some(format!("{:#}", undo.put_back(sysfs).err()?)))
-        .collect();
+    let failures: Vec<String> =
+        undo.iter().rev().filter_map(|undo| Some(format!("{:#}", undo.put_back(sysfs).err()?))).collect();
     if failures.is_empty() { Ok(()) } else { bail!(failures.join("; ")) }
 }
 
@@ -88,7 +85,9 @@ impl Work<'_> {
                 self.journal.note_own(Undo::Hugepages { size: *size, before })?;
                 let actual = host::set_huge_pages(sys, size.0, *to)?;
                 if actual != *to {
-                    bail!("{to} were asked for, and there was memory for {actual}; memory gets scattered: set them aside on the kernel's command line");
+                    bail!(
+                        "{to} were asked for, and there was memory for {actual}; memory gets scattered: set them aside on the kernel's command line"
+                    );
                 }
                 Ok(())
             }
@@ -154,7 +153,8 @@ impl Work<'_> {
         let mut at = 0;
         while let Some(below) = order.get(at).cloned() {
             let above = links.iter().filter(|(other, link)| {
-                !order.contains(other) && (link.controller.as_deref() == Some(&below) || link.kind.base() == Some(&below))
+                !order.contains(other)
+                    && (link.controller.as_deref() == Some(&below) || link.kind.base() == Some(&below))
             });
             let above: Vec<String> = above.map(|(other, _)| other.clone()).collect();
             order.extend(above);

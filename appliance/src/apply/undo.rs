@@ -98,7 +98,9 @@ impl Undo {
                     _ => network.realize(name, before.as_deref()).await,
                 }
             })?),
-            Self::Hugepages { size, before } => host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ()),
+            Self::Hugepages { size, before } => {
+                host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ())
+            }
         }
     }
 }

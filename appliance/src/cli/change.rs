@@ -1,11 +1,10 @@
 //! `throughway plan`, `apply`, `confirm`, `rollback`, `history` and `status`.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use vfio::Sysfs;
@@ -130,7 +129,9 @@ pub(super) fn revert_the_dead(history: &History, sysfs: &Sysfs) -> anyhow::Resul
     for record in history.records()? {
         let why = match &record.state {
             State::Applying { holder } if !holder.is_alive() => "its process ended in the middle of it",
-            State::Waiting { holder, .. } if !holder.is_alive() => "its process ended before anybody confirmed it",
+            State::Waiting { holder, .. } if !holder.is_alive() => {
+                "its process ended before anybody confirmed it"
+            }
             _ => continue,
         };
         tracing::warn!("Change {} ({}): {why}; putting everything back", record.id, record.title);
@@ -170,10 +171,17 @@ fn text(plan: &HostPlan) -> String {
     };
     let steps: Vec<String> = plan.steps.iter().enumerate().map(step).collect();
     let confirmation = match plan.needs_confirmation() {
-        true => "\nAfter it `apply` waits for `throughway confirm`, and puts everything back where nobody does.",
+        true => {
+            "\nAfter it `apply` waits for `throughway confirm`, and puts everything back where nobody does."
+        }
         false => "",
     };
-    format!("{}\n{} step{}.{confirmation}", steps.join("\n"), plan.steps.len(), if plan.steps.len() == 1 { "" } else { "s" })
+    format!(
+        "{}\n{} step{}.{confirmation}",
+        steps.join("\n"),
+        plan.steps.len(),
+        if plan.steps.len() == 1 { "" } else { "s" }
+    )
 }
 
 /// Set in the process that does the work: it goes on when the terminal, and with it the first process, is cut off.
@@ -236,7 +244,10 @@ fn try_apply(arguments: &ApplyArguments) -> Result<Exit, Failure> {
     let lock = place.take()?;
     nobody_waits(&place.history)?;
     let plan = place.plan(file, &config)?;
-    if plan.is_empty() && apply::current(&place.history.records()?).is_some_and(|current| current.text.as_ref() == Some(&document.text)) {
+    if plan.is_empty()
+        && apply::current(&place.history.records()?)
+            .is_some_and(|current| current.text.as_ref() == Some(&document.text))
+    {
         tell("Nothing is to be done: the host is as the file says.");
         return Ok(Exit::Success);
     }
@@ -282,7 +293,9 @@ fn nobody_waits(history: &History) -> Result<(), Failure> {
     let waits = records.iter().find(|record| matches!(record.state, State::Waiting { .. }));
     waits.map_or(Ok(()), |record| {
         let id = record.id;
-        let message = format!("Change {id} waits to be confirmed: `throughway confirm {id}` first, or let it be put back");
+        let message = format!(
+            "Change {id} waits to be confirmed: `throughway confirm {id}` first, or let it be put back"
+        );
         Err(Failure::Refused(anyhow::anyhow!(message)))
     })
 }
@@ -299,11 +312,16 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     let text = apply::current(&before).and_then(|before| before.text.clone());
     let undo = &last.undo;
     let read = || HostState::read_all(&place.sysfs, &place.ledger);
-    let config = text.as_deref().map(|text| config::load(&config::Document { name: "the file before".into(), text: text.into() }));
+    let config = text
+        .as_deref()
+        .map(|text| config::load(&config::Document { name: "the file before".into(), text: text.into() }));
     let config = config.and_then(Result::ok).unwrap_or_default();
     let host = read()?;
     if let Some((address, holder)) = held(undo, &host) {
-        let message = format!("{address} is in use by guest `{}` (process {}): stop that guest first", holder.vm, holder.pid);
+        let message = format!(
+            "{address} is in use by guest `{}` (process {}): stop that guest first",
+            holder.vm, holder.pid
+        );
         return Err(Failure::Refused(anyhow::anyhow!(message)));
     }
     let plan = crate::plan::release(&config, &host, undo);
@@ -340,7 +358,9 @@ fn try_confirm(arguments: &ConfirmArguments) -> Result<Exit, Failure> {
         None => waiting.next(),
     };
     let Some(record) = record else {
-        return Err(Failure::Refused(anyhow::anyhow!("No change waits to be confirmed; `throughway history` says what became of it")));
+        return Err(Failure::Refused(anyhow::anyhow!(
+            "No change waits to be confirmed; `throughway history` says what became of it"
+        )));
     };
     place.history.confirm(record.id)?;
     print(&format!("Change {} is confirmed.", record.id));
@@ -386,7 +406,13 @@ fn line(record: &Record) -> String {
         State::Reverted { why } => format!("put back: {why}"),
     };
     let time = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(record.started));
-    format!("{:>4}  {time}  user {}  {}  ({} steps)  {state}", record.id, record.user, record.title, record.steps.len())
+    format!(
+        "{:>4}  {time}  user {}  {}  ({} steps)  {state}",
+        record.id,
+        record.user,
+        record.title,
+        record.steps.len()
+    )
 }
 
 /// Lines that differ between two files.
@@ -413,8 +439,11 @@ pub(super) fn status(arguments: &StatusArguments) -> Exit {
 fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     let place = Place::at(&arguments.state);
     let records = place.history.records()?;
-    let waiting: Vec<u64> =
-        records.iter().filter(|record| matches!(record.state, State::Waiting { .. })).map(|record| record.id).collect();
+    let waiting: Vec<u64> = records
+        .iter()
+        .filter(|record| matches!(record.state, State::Waiting { .. }))
+        .map(|record| record.id)
+        .collect();
     let current = apply::current(&records);
     let plan = match current.and_then(|current| current.text.as_deref()) {
         None => HostPlan::default(),
@@ -436,13 +465,20 @@ fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     } else {
         match current {
             None => print("Nothing was applied yet."),
-            Some(current) if in_sync => print(&format!("The host is as change {} ({}) made it.", current.id, current.title)),
+            Some(current) if in_sync => {
+                print(&format!("The host is as change {} ({}) made it.", current.id, current.title))
+            }
             Some(current) => {
-                print(&format!("The host is no longer as change {} ({}) made it. To be done again:", current.id, current.title));
+                print(&format!(
+                    "The host is no longer as change {} ({}) made it. To be done again:",
+                    current.id, current.title
+                ));
                 differs.iter().for_each(|step| print(&format!("  {step}")));
             }
         }
-        waiting.iter().for_each(|id| print(&format!("Change {id} waits to be confirmed: throughway confirm {id}")));
+        waiting
+            .iter()
+            .for_each(|id| print(&format!("Change {id} waits to be confirmed: throughway confirm {id}")));
     }
     Ok(if in_sync { Exit::Success } else { Exit::Pending })
 }

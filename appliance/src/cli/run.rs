@@ -16,7 +16,7 @@ use crate::config::{Config, Diagnostic, Vm};
 use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
-use crate::plan::{Refusal, plan};
+use crate::plan::plan;
 
 #[derive(Args)]
 pub(super) struct Arguments {

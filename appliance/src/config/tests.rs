@@ -99,8 +99,8 @@ fn an_empty_file_lacks_its_version() {
 
 #[test]
 fn what_is_planned_is_refused_and_not_passed_over() {
-    let text = GOOD.replace("vms:", "networks: {}\nvms:");
-    assert!(problems(&text)[0].contains("`networks` is not built yet"));
+    let text = GOOD.replace("vms:", "web: {}\nvms:");
+    assert!(problems(&text)[0].contains("`web` is not built yet"));
 }
 
 #[test]

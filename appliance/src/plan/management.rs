@@ -26,7 +26,8 @@ impl Management {
             }
         };
         left.extend(host.session.iter().filter_map(|session| {
-            let has = |link: &&netconfig::LinkSettings| link.addresses.iter().any(|own| own.address == *session);
+            let has =
+                |link: &&netconfig::LinkSettings| link.addresses.iter().any(|own| own.address == *session);
             host.links.iter().find(|(_, link)| has(link)).map(|(name, _)| name.clone())
         }));
         let mut links = BTreeSet::new();
@@ -51,7 +52,12 @@ impl Management {
         let function = host.inventory.function(address)?;
         let interface = function.interfaces.iter().find(|name| self.links.contains(*name))?;
         let controller = host.links.get(interface).and_then(|link| link.controller.as_deref());
-        Some(controller.map_or_else(|| interface.clone(), |controller| format!("{interface}, a port of {controller}")))
+        Some(
+            controller.map_or_else(
+                || interface.clone(),
+                |controller| format!("{interface}, a port of {controller}"),
+            ),
+        )
     }
 
     /// A step changes one of these links, or what it stands on.

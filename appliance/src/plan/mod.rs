@@ -3,9 +3,9 @@
 mod device;
 mod management;
 mod nic;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 mod whole;
 
 use std::collections::BTreeSet;
@@ -132,10 +132,14 @@ impl fmt::Display for Step {
             }
             Self::Link { name, from, to } => match (from, to) {
                 (None, Some(to)) => write!(f, "{name}: make {}{}", to.kind, changes(None, to)),
-                (Some(from), Some(to)) if std::mem::discriminant(&from.kind) == std::mem::discriminant(&to.kind) => {
+                (Some(from), Some(to))
+                    if std::mem::discriminant(&from.kind) == std::mem::discriminant(&to.kind) =>
+                {
                     write!(f, "{name}:{}", changes(Some(from), to))
                 }
-                (Some(from), Some(to)) => write!(f, "{name}: {} -> {}{}", from.kind, to.kind, changes(None, to)),
+                (Some(from), Some(to)) => {
+                    write!(f, "{name}: {} -> {}{}", from.kind, to.kind, changes(None, to))
+                }
                 (_, None) => write!(f, "{name}: remove"),
             },
             Self::Release(undo) => write!(f, "{undo}"),

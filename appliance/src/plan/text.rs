@@ -24,7 +24,11 @@ pub(super) fn changes(from: Option<&LinkSettings>, to: &LinkSettings) -> String 
     }
     let controller = from.and_then(|from| from.controller.as_deref());
     if controller != to.controller.as_deref() {
-        fields.push(format!("controller {} -> {}", controller.unwrap_or("none"), to.controller.as_deref().unwrap_or("none")));
+        fields.push(format!(
+            "controller {} -> {}",
+            controller.unwrap_or("none"),
+            to.controller.as_deref().unwrap_or("none")
+        ));
     }
     let none = BTreeSet::new();
     fields.extend(sets("addresses", from.map_or(&none, |from| &from.addresses), &to.addresses));

@@ -113,9 +113,13 @@ impl<'a> Whole<'a> {
         for undo in originals.iter().rev() {
             let named = match undo {
                 Undo::Hugepages { size, .. } => config.host.hugepages.contains_key(size),
-                Undo::Link { name, .. } => wanted.iter().any(|(wanted, _)| wanted == name),
+                Undo::Link { name, .. } => {
+                    wanted.iter().any(|(wanted, _)| wanted == name) || self.is_of_pf(name, &named_pfs)
+                }
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => named_pfs.contains_key(pf),
-                Undo::Driver { address, .. } => lent.iter().any(|target| self.address(target) == Some(*address)),
+                Undo::Driver { address, .. } => {
+                    lent.iter().any(|target| self.address(target) == Some(*address))
+                }
             };
             let gone = match undo {
                 Undo::Driver { address, .. } => host.inventory.function(*address).is_none(),
@@ -126,12 +130,22 @@ impl<'a> Whole<'a> {
                 continue;
             }
             if let Some(why) = self.in_use(undo) {
-                self.planner.refuse(&[], format!("{undo} cannot be put back: {why}"), Some("stop that guest first"));
+                self.planner.refuse(
+                    &[],
+                    format!("{undo} cannot be put back: {why}"),
+                    Some("stop that guest first"),
+                );
                 continue;
             }
             let blast = self.blast_of_release(undo);
             self.step(Step::Release(undo.clone()), blast);
         }
+    }
+
+    /// A link is that of a PF that the file names: it is up for its VFs.
+    fn is_of_pf(&self, name: &str, pfs: &BTreeMap<PciAddress, (&'a str, &'a Sriov)>) -> bool {
+        let functions = pfs.keys().filter_map(|pf| self.planner.host.inventory.function(*pf));
+        functions.flat_map(|function| &function.interfaces).any(|interface| interface == name)
     }
 
     /// A guest that holds what would be put back.
@@ -212,7 +226,14 @@ impl<'a> Whole<'a> {
                 self.step(Step::Autoprobe { pf: address, on: sriov.drivers_autoprobe }, Vec::new());
             }
             if fresh {
-                let from = if self.steps.iter().any(|planned| matches!(planned.step, Step::Resize { pf, to: 0, .. } if pf == address)) { 0 } else { from };
+                let from =
+                    if self.steps.iter().any(
+                        |planned| matches!(planned.step, Step::Resize { pf, to: 0, .. } if pf == address),
+                    ) {
+                        0
+                    } else {
+                        from
+                    };
                 if from != sriov.num_vfs {
                     let blast = self.blast_of_resize(address, sriov.num_vfs);
                     self.step(Step::Resize { pf: address, from, to: sriov.num_vfs }, blast);
@@ -246,9 +267,12 @@ impl<'a> Whole<'a> {
     fn attributes(&self, pf: &str, sriov: &Sriov, vf: u16) -> VfAttributes {
         let own = sriov.vfs.iter().find(|entry| entry.id == vf);
         let own = own.map(|entry| entry.attributes.clone()).unwrap_or_default().or(&sriov.vf_defaults);
-        let nics = self.planner.config.vms.iter().flat_map(|(vm, guest)| {
-            guest.nics.iter().map(move |(key, nic)| (vm, key, nic))
-        });
+        let nics = self
+            .planner
+            .config
+            .vms
+            .iter()
+            .flat_map(|(vm, guest)| guest.nics.iter().map(move |(key, nic)| (vm, key, nic)));
         let named = nics.into_iter().find(|(_, _, nic)| nic.pf.as_deref() == Some(pf) && nic.vf == Some(vf));
         let Some((vm, key, nic)) = named else { return own };
         let mut attributes = nic.attributes.clone().or(&own);
@@ -307,7 +331,8 @@ impl<'a> Whole<'a> {
     fn port_is_free(&mut self, name: &str, to: &LinkSettings) {
         let Some(controller) = &to.controller else { return };
         let host = self.planner.host;
-        let function = host.inventory.functions.values().find(|function| function.interfaces.iter().any(|i| i == name));
+        let function =
+            host.inventory.functions.values().find(|function| function.interfaces.iter().any(|i| i == name));
         let Some(function) = function else { return };
         let path = ["networks", controller.as_str(), "ports", name];
         if let Some(holder) = host.held.get(&function.address) {
@@ -329,7 +354,9 @@ impl<'a> Whole<'a> {
             for given in vm.pci.values() {
                 let Some(device) = config.devices.get(&given.device) else { continue };
                 if let Some(function) = self.planner.find(&given.device, device) {
-                    lent.extend(self.planner.scope(function.address, device.group).into_iter().map(Target::Function));
+                    lent.extend(
+                        self.planner.scope(function.address, device.group).into_iter().map(Target::Function),
+                    );
                 }
             }
             for nic in vm.nics.values() {
@@ -384,7 +411,10 @@ impl<'a> Whole<'a> {
         }
         for target in self.lent() {
             let Target::Vf { pf, .. } = &target else { continue };
-            let remade = self.steps.iter().any(|planned| matches!(planned.step, Step::Resize { pf: of, .. } if of == *pf));
+            let remade = self
+                .steps
+                .iter()
+                .any(|planned| matches!(planned.step, Step::Resize { pf: of, .. } if of == *pf));
             let address = self.address(&target).filter(|_| !remade);
             let driver = address.and_then(|address| host.inventory.function(address)?.driver.as_deref());
             if driver != Some(VFIO_PCI) {
@@ -405,7 +435,9 @@ impl<'a> Whole<'a> {
                 let message = if member == *address {
                     format!("{address} is the way to this box: {way}")
                 } else {
-                    format!("{address} shares its IOMMU group with {member}, which is the way to this box: {way}")
+                    format!(
+                        "{address} shares its IOMMU group with {member}, which is the way to this box: {way}"
+                    )
                 };
                 self.planner.refuse(path, message, Some("give another card, or let the administrator come another way (`management.interface`)"));
                 break;

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use netconfig::{LinkKind, LinkMode, LinkSettings, MacAddress, VfAttributes, VfState};
 use vfio::PciAddress;
 use vfio::in_use::Use;
 use vfio::inventory::{Function, Group, Inventory, IommuState, Member, Sriov};
+use vfio::sriov::SriovState;
 
-use crate::apply::Holder;
-use crate::host::HostState;
-use crate::plan::{Plan, Step, Target};
+use crate::apply::{Holder, Undo};
+use crate::host::{HostState, PfSettings};
+use crate::plan::{Planned, Step, Target};
 
 /// The PF, with `eth1` and up to 7 VFs.
 pub(super) const PF: &str = "0000:01:00.0";
@@ -75,13 +77,45 @@ pub(super) fn host(num_vfs: u16) -> HostState {
         held: BTreeMap::new(),
         permanent_macs: BTreeMap::from([("eth1".into(), "52:54:00:00:00:01".parse().unwrap())]),
         memory_available: 4 << 30,
+        links: BTreeMap::from([
+            ("eth0".into(), card(&["192.0.2.7/24"], Some("192.0.2.1"))),
+            ("eth1".into(), card(&[], None)),
+            ("eth2".into(), card(&[], None)),
+        ]),
+        pfs: BTreeMap::from([(at(PF), PfSettings { drivers_autoprobe: Some(true), eswitch_mode: None })]),
+        hugepages: BTreeMap::from([(0x20_0000, 0)]),
+        ..HostState::default()
     };
     resize(&mut host, num_vfs);
     host
 }
 
+/// A card's interface.
+fn card(addresses: &[&str], gateway: Option<&str>) -> LinkSettings {
+    LinkSettings {
+        kind: LinkKind::Foreign("physical".into()),
+        up: gateway.is_some(),
+        mtu: 1500,
+        mac_address: Some(MacAddress([0x52, 0x54, 0, 0, 0, 1])),
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        gateways: gateway.iter().map(|text| text.parse().unwrap()).collect(),
+        ..LinkSettings::any()
+    }
+}
+
 /// As the kernel does it: all VFs go, then as many come.
 fn resize(host: &mut HostState, to: u16) {
+    let fresh = |id| VfState {
+        id,
+        mac_address: Some(MacAddress([0; 6])),
+        vlan_id: Some(0),
+        qos: Some(0),
+        spoof_check: Some(true),
+        trust: Some(false),
+        link_state: Some(LinkMode::Auto),
+        ..VfState::default()
+    };
+    host.vfs.insert(at(PF), (0..u32::from(to)).map(fresh).collect());
     host.inventory.functions.retain(|_, function| function.physical_function.is_none());
     for index in 0..to {
         let mut made =
@@ -119,14 +153,23 @@ pub(super) fn address_of(host: &HostState, target: &Target) -> PciAddress {
     }
 }
 
-/// The host after a plan; each step is checked to be possible when its turn comes.
-pub(super) fn after(plan: &Plan, mut host: HostState) -> HostState {
-    for step in &plan.steps {
+/// The host after some steps; each is checked to be possible when its turn comes.
+pub(super) fn after<'a>(steps: impl IntoIterator<Item = &'a Step>, mut host: HostState) -> HostState {
+    for step in steps {
         match step {
-            Step::BringUp { pf, interface } | Step::SetVf { pf, interface, .. } => {
+            Step::BringUp { pf, interface } => {
                 assert!(host.inventory.functions[pf].interfaces.contains(interface));
+                host.links.get_mut(interface).unwrap().up = true;
             }
-            Step::Autoprobe { .. } => {}
+            Step::SetVf { pf, interface, vf, attributes } => {
+                assert!(host.inventory.functions[pf].interfaces.contains(interface));
+                set(&mut host.vfs.get_mut(pf).unwrap()[usize::from(*vf)], attributes);
+            }
+            Step::Autoprobe { pf, on } => host.pfs.get_mut(pf).unwrap().drivers_autoprobe = Some(*on),
+            Step::Eswitch { pf, to, .. } => {
+                assert_eq!(host.inventory.functions[pf].sriov.as_ref().unwrap().num_vfs, 0);
+                host.pfs.get_mut(pf).unwrap().eswitch_mode = Some(*to);
+            }
             Step::Resize { pf, from, to } => {
                 let able = host.inventory.functions[pf].sriov.clone().unwrap();
                 assert_eq!(able.num_vfs, *from);
@@ -137,10 +180,92 @@ pub(super) fn after(plan: &Plan, mut host: HostState) -> HostState {
                 let address = address_of(&host, target);
                 let function = host.inventory.functions.get_mut(&address).unwrap();
                 function.driver = Some(vfio::bind::VFIO_PCI.into());
-                function.interfaces.clear();
+                for interface in std::mem::take(&mut function.interfaces) {
+                    host.links.remove(&interface);
+                }
                 regroup(&mut host);
+            }
+            Step::Hugepages { size, from, to } => {
+                assert_eq!(host.hugepages.insert(size.0, *to), Some(*from));
+            }
+            Step::Link { name, from, to } => {
+                assert_eq!(host.links.get(name), from.as_deref());
+                let controller = to.as_ref().and_then(|to| to.controller.as_ref());
+                assert!(controller.is_none_or(|controller| host.links.contains_key(controller)), "{step}");
+                let base = to.as_ref().and_then(|to| to.kind.base());
+                assert!(base.is_none_or(|base| host.links.contains_key(base)), "{step}");
+                put(&mut host, name, to.as_deref());
+            }
+            Step::Release(Undo::Link { name, before }) => put(&mut host, name, before.as_deref()),
+            Step::Release(Undo::Hugepages { size, before }) => {
+                host.hugepages.insert(size.0, *before);
+            }
+            Step::Release(Undo::Sriov { before, .. }) => {
+                host.pfs.get_mut(&at(PF)).unwrap().drivers_autoprobe = before.drivers_autoprobe;
+                resize(&mut host, before.num_vfs);
+            }
+            Step::Release(Undo::Driver { address, before }) => {
+                if let Some(function) = host.inventory.functions.get_mut(address) {
+                    (function.driver, function.driver_override) =
+                        (before.driver.clone(), before.driver_override.clone());
+                }
+            }
+            Step::Release(Undo::Vf { pf, before }) => {
+                let index = usize::try_from(before.id).unwrap();
+                if let Some(now) = host.vfs.get_mut(pf).unwrap().get_mut(index) {
+                    *now = before.clone();
+                }
             }
         }
     }
     host
+}
+
+fn put(host: &mut HostState, name: &str, to: Option<&LinkSettings>) {
+    match to {
+        Some(to) => host.links.insert(name.to_owned(), to.clone()),
+        None => host.links.remove(name),
+    };
+}
+
+fn set(now: &mut VfState, wanted: &VfAttributes) {
+    let VfAttributes { mac_address, vlan_id, qos, vlan_proto, spoof_check, trust, link_state, .. } =
+        wanted.clone();
+    now.mac_address = mac_address.or(now.mac_address);
+    now.vlan_id = vlan_id.or(now.vlan_id);
+    now.qos = qos.or(now.qos);
+    now.vlan_proto = vlan_proto.or(now.vlan_proto);
+    now.spoof_check = spoof_check.or(now.spoof_check);
+    now.trust = trust.or(now.trust);
+    now.link_state = link_state.or(now.link_state);
+}
+
+/// How everything is that some steps change: what a journal would have noted.
+pub(super) fn originals(steps: &[Planned], host: &HostState) -> Vec<Undo> {
+    let note = |planned: &Planned| match &planned.step {
+        Step::Link { name, .. } => {
+            Some(Undo::Link { name: name.clone(), before: host.links.get(name).cloned().map(Box::new) })
+        }
+        Step::BringUp { interface, .. } => Some(Undo::Link {
+            name: interface.clone(),
+            before: host.links.get(interface).cloned().map(Box::new),
+        }),
+        Step::Hugepages { size, from, .. } => Some(Undo::Hugepages { size: *size, before: *from }),
+        Step::Resize { pf, .. } | Step::Autoprobe { pf, .. } => Some(Undo::Sriov {
+            pf: *pf,
+            before: SriovState {
+                num_vfs: host.inventory.functions[pf].sriov.as_ref().unwrap().num_vfs,
+                drivers_autoprobe: host.pfs[pf].drivers_autoprobe,
+            },
+            eswitch_mode: host.pfs[pf].eswitch_mode,
+        }),
+        _ => None,
+    };
+    let mut undo = Vec::<Undo>::new();
+    for noted in steps.iter().filter_map(note) {
+        if !undo.iter().any(|other| other.object() == noted.object()) {
+            undo.push(noted);
+        }
+    }
+    undo
 }

@@ -85,7 +85,7 @@ fn given(plan: &Plan) -> BTreeSet<Target> {
 fn repeatable(step: &Step) -> bool {
     match step {
         Step::BringUp { .. } | Step::SetVf { .. } | Step::Lend(_) => true,
-        Step::Autoprobe { .. } | Step::Resize { .. } => false,
+        _ => false,
     }
 }
 
@@ -119,7 +119,7 @@ proptest! {
     ) {
         let document = document(num_vfs, [&nics, &[]], gpu);
         let Ok(plan) = plan_of(&document, &host, "a") else { return Ok(()) };
-        let done = after(&plan, host);
+        let done = after(&plan.steps, host);
         let targets = given(&plan);
         for target in &targets {
             let address = address_of(&done, target);
@@ -141,7 +141,7 @@ proptest! {
     ) {
         let (document, host) = (document(num_vfs, [&nics, &others], false), host(0));
         let Ok(first) = plan_of(&document, &host, "a") else { return Ok(()) };
-        let mut host = after(&first, host);
+        let mut host = after(&first.steps, host);
         for target in given(&first) {
             let address = address_of(&host, &target);
             hold(&mut host, address, "a");
