@@ -33,6 +33,7 @@ pub(crate) fn hardware() -> bool {
 /// What the file says of the guest.
 pub(crate) struct Guest {
     pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
     pub(crate) cmdline: String,
     pub(crate) cpus: &'static str,
     pub(crate) memory: String,
@@ -46,6 +47,7 @@ impl Guest {
     pub(crate) fn new(cmdline: &str) -> Self {
         Self {
             kernel: image::elf(),
+            initrd: None,
             cmdline: cmdline.into(),
             cpus: "1",
             memory: "16MiB".into(),
@@ -56,12 +58,14 @@ impl Guest {
 
     /// The command, and the folder with its file, which must stay until the command has ended.
     pub(crate) fn command(&self) -> (Command, TempDir) {
-        let Self { kernel, cmdline, cpus, memory, on_reset, arguments } = self;
+        let Self { kernel, initrd, cmdline, cpus, memory, on_reset, arguments } = self;
         let kernel = kernel.display();
+        let initrd =
+            initrd.as_ref().map(|path| format!("initrd: \"{}\", ", path.display())).unwrap_or_default();
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
             "version: 1\nvms:\n  guest:\n    cpus: {cpus}\n    memory: {memory}\n    on-reset: {on_reset}\n    \
-             boot: {{kernel: \"{kernel}\", cmdline: \"{cmdline}\"}}\n"
+             boot: {{kernel: \"{kernel}\", {initrd}cmdline: \"{cmdline}\"}}\n"
         );
         let file = folder.path().join("box.yaml");
         std::fs::write(&file, text).unwrap();

@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, tcgetattr};
 
 use crate::machine::{Guest, Heard, Running, available};
 
-struct Terminal {
+pub(crate) struct Terminal {
     /// The person's side.
     person: File,
     /// The program's side.
@@ -19,7 +19,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&person).unwrap();
         unlockpt(&person).unwrap();
@@ -29,7 +29,7 @@ impl Terminal {
     }
 
     /// Starts `guest` on it. With `listening`, what it says is read.
-    fn start(&self, guest: &Guest, listening: bool) -> Running {
+    pub(crate) fn start(&self, guest: &Guest, listening: bool) -> Running {
         let (mut command, folder) = guest.command();
         let end = || Stdio::from(self.program.try_clone().unwrap());
         let child = command.stdin(end()).stdout(end()).stderr(Stdio::piped()).spawn().unwrap();
@@ -38,7 +38,7 @@ impl Terminal {
         Running::new(child, console, folder)
     }
 
-    fn type_in(&mut self, bytes: &[u8]) {
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) {
         self.person.write_all(bytes).unwrap();
     }
 
