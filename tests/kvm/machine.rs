@@ -23,11 +23,20 @@ pub(crate) fn available() -> bool {
     false
 }
 
-/// Whether KVM runs on the processor's own virtualization. Without it, guest code in ring 0 is interpreted.
-pub(crate) fn hardware() -> bool {
+/// The processor's own virtualization, where it has one: `vmx` or `svm`. Without it, guest code in ring 0 is interpreted.
+pub(crate) fn hardware() -> Option<&'static str> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
+    ["vmx", "svm"].into_iter().find(|name| flags.split_whitespace().any(|flag| flag == *name))
+}
+
+/// Looks again and again until it is so.
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: never");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// What the file says of the guest.

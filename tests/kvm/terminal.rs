@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::machine::{Guest, Heard, Running, available};
+use crate::machine::{Guest, Heard, Running, available, wait_until};
 
 pub(crate) struct Terminal {
     /// The person's side.
@@ -118,9 +118,7 @@ fn ctrl_a_x_leaves_a_guest_that_nobody_reads() {
     let mut terminal = Terminal::open();
     let guest = terminal.start(&Guest::new("test=flood"), false);
     // Raw, so it has started; that it stands still by the time of the signal is likely, and either way it must end.
-    while terminal.is_cooked() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until("the terminal is raw", || !terminal.is_cooked());
     std::thread::sleep(std::time::Duration::from_millis(500));
     terminal.type_in(b"\x01x");
     guest.wait_for_end_with(7);
