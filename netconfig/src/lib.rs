@@ -4,15 +4,21 @@
 #![forbid(unsafe_code)]
 
 pub mod blocking;
+pub mod difference;
+mod exchange;
 pub mod link;
 pub mod mac;
 pub mod merge;
 mod network;
+mod realize;
 mod refusal;
 pub mod section;
 pub mod settings;
+mod snapshot;
+mod tap;
 pub mod vf;
 
+pub use difference::{Difference, differences};
 pub use link::Link;
 pub use mac::MacAddress;
 pub use network::{Error, Network};

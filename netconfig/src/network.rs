@@ -58,6 +58,19 @@ pub enum Error {
     /// No such link.
     #[error("{0}: there is no such network interface")]
     Absent(String),
+    /// What it is is not ours to make or remove.
+    #[error("{link}: {doing} is not done: it is {}, which Throughway neither makes nor removes", match .kind.as_str() {
+        "" => "a card's interface".to_owned(),
+        kind => format!("of kind {kind}"),
+    })]
+    Foreign {
+        /// The link's name.
+        link: String,
+        /// What was asked for.
+        doing: String,
+        /// The kernel's name for its kind; empty for a card's interface.
+        kind: String,
+    },
     /// No such VF.
     #[error("{link}: there is no VF {vf}: {}", match .count {
         0 => "it has no virtual functions".to_owned(),
@@ -95,6 +108,10 @@ impl Network {
             tracing::debug!("Asking for the kernel's words: {error}");
         }
         Ok(Self { handle, task: tokio::spawn(connection) })
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// A link by its name.
@@ -140,7 +157,12 @@ impl Network {
     }
 
     /// Waits for an answer. A connection that broke gives none, or says that all went well.
-    async fn answer<T>(&self, name: &str, doing: &str, request: impl Future<Output = T>) -> Result<T, Error> {
+    pub(crate) async fn answer<T>(
+        &self,
+        name: &str,
+        doing: &str,
+        request: impl Future<Output = T>,
+    ) -> Result<T, Error> {
         match tokio::time::timeout(ANSWER, request).await {
             Ok(answer) if !self.task.is_finished() => Ok(answer),
             _ => Err(Error::NoAnswer { link: name.to_owned(), doing: doing.to_owned() }),
@@ -249,7 +271,7 @@ impl Network {
     }
 }
 
-fn refused(link: &str, doing: &str, refusal: impl Into<Refusal>) -> Error {
+pub(crate) fn refused(link: &str, doing: &str, refusal: impl Into<Refusal>) -> Error {
     let (link, doing, refusal) = (link.to_owned(), doing.to_owned(), refusal.into());
     if lacks_rights(&refusal) {
         Error::NotPermitted { link, doing }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::machine::{Guest, Heard, Running, available};
+use crate::machine::{Guest, Heard, Running, available, wait_until};
 
 /// Starts `guest` with no input and `output` for a console.
 fn start(guest: &Guest, output: impl Into<Stdio>) -> Running {
@@ -96,9 +96,7 @@ fn a_guest_whose_console_is_full_can_be_stopped() {
             assert_eq!(result, 0);
             unread >= 60_000
         };
-        while !full() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_until("the pipe is full", full);
         guest.signal(Signal::TERM);
         let ended = guest.end();
         assert_eq!(ended.code, Some(7), "{}", ended.log);

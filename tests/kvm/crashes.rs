@@ -1,6 +1,6 @@
 //! Ends that nobody wants: what the processor or KVM cannot go on from. Each ends with 5 and says what is known.
 
-use crate::machine::{Ended, Guest, available};
+use crate::machine::{Ended, Guest, available, hardware};
 
 fn has_registers(ended: &Ended) -> bool {
     ["rip=", "rsp=", "r13=", "cr0=", "cr3=", "efer=", "cs="].iter().all(|name| ended.log.contains(name))
@@ -21,8 +21,9 @@ fn a_triple_fault_is_named_with_registers_and_the_instruction() {
             ended.log
         );
         assert!(has_registers(&ended), "{}", ended.log);
-        // ud2 was the last straw.
-        assert!(ended.log.contains("\ncode: 0f 0b "), "{}", ended.log);
+        // ud2 was the last straw. On AMD, KVM has reset the processor before it tells us.
+        let told = ended.log.contains("\ncode: 0f 0b ");
+        assert!(told || hardware() == Some("svm"), "{}", ended.log);
     }
 }
 

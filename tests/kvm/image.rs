@@ -26,8 +26,8 @@ const FLAGS: &[&str] = &[
     "-Wl,-z,max-page-size=4096",
 ];
 
-const SOURCES: [&str; 8] =
-    ["start.S", "main.c", "boot.c", "console.c", "power.c", "pci.c", "device.c", "garbage.c"];
+const SOURCES: [&str; 9] =
+    ["start.S", "main.c", "boot.c", "console.c", "power.c", "chipset.c", "pci.c", "device.c", "garbage.c"];
 
 /// As an ELF file with a PVH note.
 pub(crate) fn elf() -> PathBuf {

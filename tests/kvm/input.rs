@@ -66,6 +66,20 @@ fn a_kernel_that_does_not_fit_is_refused_with_its_size() {
 }
 
 #[test]
+fn an_initial_ram_disk_that_is_missing_or_does_not_fit_is_refused() {
+    if !available() {
+        return;
+    }
+    let initrd =
+        |path: &std::path::Path| Guest { initrd: Some(path.into()), ..Guest::new("test=hello") }.run();
+    let (folder, file) = file(b"");
+    is_one_error(&initrd(&folder.path().join("none")), "Opening the initial RAM disk");
+    is_one_error(&initrd(folder.path()), "is not a file");
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(64 << 20).unwrap();
+    is_one_error(&initrd(&file), "The initial RAM disk does not fit");
+}
+
+#[test]
 fn a_command_line_that_linux_would_cut_is_refused() {
     if !available() {
         return;

@@ -23,16 +23,26 @@ pub(crate) fn available() -> bool {
     false
 }
 
-/// Whether KVM runs on the processor's own virtualization. Without it, guest code in ring 0 is interpreted.
-pub(crate) fn hardware() -> bool {
+/// The processor's own virtualization, where it has one: `vmx` or `svm`. Without it, guest code in ring 0 is interpreted.
+pub(crate) fn hardware() -> Option<&'static str> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
+    ["vmx", "svm"].into_iter().find(|name| flags.split_whitespace().any(|flag| flag == *name))
+}
+
+/// Looks again and again until it is so.
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: never");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// What the file says of the guest.
 pub(crate) struct Guest {
     pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
     pub(crate) cmdline: String,
     pub(crate) cpus: &'static str,
     pub(crate) memory: String,
@@ -46,6 +56,7 @@ impl Guest {
     pub(crate) fn new(cmdline: &str) -> Self {
         Self {
             kernel: image::elf(),
+            initrd: None,
             cmdline: cmdline.into(),
             cpus: "1",
             memory: "16MiB".into(),
@@ -56,12 +67,14 @@ impl Guest {
 
     /// The command, and the folder with its file, which must stay until the command has ended.
     pub(crate) fn command(&self) -> (Command, TempDir) {
-        let Self { kernel, cmdline, cpus, memory, on_reset, arguments } = self;
+        let Self { kernel, initrd, cmdline, cpus, memory, on_reset, arguments } = self;
         let kernel = kernel.display();
+        let initrd =
+            initrd.as_ref().map(|path| format!("initrd: \"{}\", ", path.display())).unwrap_or_default();
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
             "version: 1\nvms:\n  guest:\n    cpus: {cpus}\n    memory: {memory}\n    on-reset: {on_reset}\n    \
-             boot: {{kernel: \"{kernel}\", cmdline: \"{cmdline}\"}}\n"
+             boot: {{kernel: \"{kernel}\", {initrd}cmdline: \"{cmdline}\"}}\n"
         );
         let file = folder.path().join("box.yaml");
         std::fs::write(&file, text).unwrap();

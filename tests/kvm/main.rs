@@ -3,6 +3,7 @@
 //! Without /dev/kvm each test says so and passes; with `REQUIRE=kvm` (or `all`) it fails. What the guest does keeps to
 //! what a KVM without hardware virtualization runs, too.
 
+mod chipset;
 mod console;
 mod crashes;
 mod ends;

@@ -35,6 +35,26 @@ fn all_sizes_have_their_first_and_last_pages() {
 }
 
 #[test]
+fn the_initial_ram_disk_is_whole_and_where_the_guest_is_told() {
+    if !available() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for size in [1, 4095, 4096, 3_000_001_u64] {
+        let bytes: Vec<u8> = (0..size).map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()[2]).collect();
+        let sum: u64 =
+            bytes.iter().zip((1..=251).cycle()).map(|(byte, factor)| u64::from(*byte) * factor).sum();
+        let path = folder.path().join("initrd");
+        std::fs::write(&path, bytes).unwrap();
+        for kernel in [image::elf(), image::bzimage()] {
+            let ended = Guest { kernel, initrd: Some(path.clone()), ..Guest::new("test=initrd") }.run();
+            let said = format!("initrd of {size} bytes, sum {sum}\n");
+            assert_eq!((ended.code, ended.console), (Some(0), said), "{}", ended.log);
+        }
+    }
+}
+
+#[test]
 fn memory_touched_before_is_the_same_memory() {
     if !available() {
         return;

@@ -24,15 +24,14 @@ struct InProcess {
 impl InProcess {
     /// Starts a guest with one function in each slot.
     fn start(cmdline: &str, cpus: u32, slots: &[&Arc<Fake>]) -> Self {
-        let machine = Machine::new(VmSpec {
+        let spec = VmSpec {
             name: "guest".into(),
             cpus: CpuSpec { sockets: 1, cores: cpus, threads: 1 },
             memory: MemorySpec { size: 16 << 20, hugepages: None, prefault: false },
             cmdline: cmdline.into(),
             on_reset: OnReset::Restart,
             on_device_error: OnDeviceError::Stop,
-        });
-        let machine = machine.unwrap();
+        };
         let (reader, writer) = std::io::pipe().unwrap();
         let slot = |fake: &Arc<Fake>| Slot { name: "card".into(), functions: vec![Arc::clone(fake) as _] };
         let resources = Resources {
@@ -41,8 +40,13 @@ impl InProcess {
             console: Console { input: None, output: writer.into() },
             slots: slots.iter().map(|fake| slot(fake)).collect(),
         };
-        let handle = machine.handle();
-        let thread = std::thread::spawn(move || machine.run(resources));
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let machine = Machine::new(spec)?;
+            tell.send(machine.handle()).unwrap();
+            machine.run(resources)
+        });
+        let handle = told.recv().unwrap();
         Self { console: Heard::listen(reader), read: 0, handle, thread }
     }
 

@@ -9,9 +9,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
-use crate::machine::{Guest, Heard, Running, available};
+use crate::machine::{Guest, Heard, Running, available, wait_until};
 
-struct Terminal {
+pub(crate) struct Terminal {
     /// The person's side.
     person: File,
     /// The program's side.
@@ -19,7 +19,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&person).unwrap();
         unlockpt(&person).unwrap();
@@ -29,7 +29,7 @@ impl Terminal {
     }
 
     /// Starts `guest` on it. With `listening`, what it says is read.
-    fn start(&self, guest: &Guest, listening: bool) -> Running {
+    pub(crate) fn start(&self, guest: &Guest, listening: bool) -> Running {
         let (mut command, folder) = guest.command();
         let end = || Stdio::from(self.program.try_clone().unwrap());
         let child = command.stdin(end()).stdout(end()).stderr(Stdio::piped()).spawn().unwrap();
@@ -38,7 +38,7 @@ impl Terminal {
         Running::new(child, console, folder)
     }
 
-    fn type_in(&mut self, bytes: &[u8]) {
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) {
         self.person.write_all(bytes).unwrap();
     }
 
@@ -118,9 +118,7 @@ fn ctrl_a_x_leaves_a_guest_that_nobody_reads() {
     let mut terminal = Terminal::open();
     let guest = terminal.start(&Guest::new("test=flood"), false);
     // Raw, so it has started; that it stands still by the time of the signal is likely, and either way it must end.
-    while terminal.is_cooked() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until("the terminal is raw", || !terminal.is_cooked());
     std::thread::sleep(std::time::Duration::from_millis(500));
     terminal.type_in(b"\x01x");
     guest.wait_for_end_with(7);

@@ -50,11 +50,20 @@ impl Mailbox {
         }
     }
 
-    /// Takes all out, oldest first.
-    pub fn take(&self) -> VecDeque<Event> {
+    /// Takes the oldest one out. Take until there is none: the descriptor tells of all of them only once.
+    pub fn take(&self) -> Option<Event> {
         // Nothing to read is no error: someone else's wake was counted together with this one.
         let _ = self.wake.read();
-        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Forgets what the guest's processors wanted. For a guest that is reset while they are parked: one may have asked at
+    /// the same time as another, and its wish is not the next guest's.
+    pub fn forget_guest(&self) {
+        let of_guest = |event: &Event| {
+            matches!(event, Event::Action(Action::None | Action::PowerOff | Action::Reset) | Event::Crash(_))
+        };
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).retain(|event| !of_guest(event));
     }
 }
 
@@ -62,5 +71,24 @@ impl AsFd for Mailbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor belongs to `self.wake`, which lives as long as the borrow.
         unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_forgets_what_processors_wanted_and_nothing_else() {
+        let mailbox = Mailbox::new().unwrap();
+        let failed = Action::DeviceError { device: "0000:65:10.2".into(), what: "uncorrectable".into() };
+        for event in [Event::Action(Action::Reset), Event::Action(failed), Event::PowerButton, Event::Stop] {
+            mailbox.post(event);
+        }
+        mailbox.forget_guest();
+        assert!(matches!(mailbox.take(), Some(Event::Action(Action::DeviceError { .. }))));
+        assert!(matches!(mailbox.take(), Some(Event::PowerButton)));
+        assert!(matches!(mailbox.take(), Some(Event::Stop)));
+        assert!(mailbox.take().is_none());
     }
 }

@@ -17,6 +17,11 @@ const struct boot *boot(void)
         table = read64(boot_info + 40);
         told.count = read32(boot_info + 48);
         stride = 24;
+        // The first module.
+        if (read32(boot_info + 12)) {
+            told.initrd = read64(read64(boot_info + 16));
+            told.initrd_size = read64(read64(boot_info + 16) + 8);
+        }
     } else {
         // Linux, Documentation/arch/x86/zero-page.rst.
         told.cmdline = (const char *)(u64)read32(boot_info + 0x228);
@@ -24,6 +29,8 @@ const struct boot *boot(void)
         table = boot_info + 0x2d0;
         told.count = read8(boot_info + 0x1e8);
         stride = 20;
+        told.initrd = read32(boot_info + 0x218);
+        told.initrd_size = read32(boot_info + 0x21c);
     }
     if (told.count > 32)
         told.count = 32;

@@ -52,7 +52,7 @@ static inline void write64(u64 at, u64 v) { __asm__ volatile("movq %0, (%1)" : :
 
 // boot.c: what the boot protocol told, the same for both.
 struct range { u64 start, size; u32 kind; };
-struct boot { const char *cmdline; u64 rsdp; unsigned count; struct range ranges[32]; };
+struct boot { const char *cmdline; u64 rsdp, initrd, initrd_size; unsigned count; struct range ranges[32]; };
 const struct boot *boot(void);
 // The value of `name=VALUE` on the command line, as a number or a word; `fallback` or NULL where there is none.
 u64 number(const char *name, u64 fallback);
@@ -71,6 +71,10 @@ char get(void);
 void power_off(void);
 void reset_by_acpi(void);
 void wait_for_power_button(void);
+
+// chipset.c
+void clocks(void);
+void interrupts(void);
 
 // pci.c
 u32 config_read(u32 function, unsigned offset);

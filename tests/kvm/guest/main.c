@@ -218,6 +218,15 @@ void user_main(u32 cpu)
         memory();
     } else if (word_is("test", "pci")) {
         pci_report();
+    } else if (word_is("test", "clocks")) {
+        clocks();
+    } else if (word_is("test", "interrupts")) {
+        interrupts();
+    } else if (word_is("test", "initrd")) {
+        u64 sum = 0;
+        for (u64 i = 0; i < boot()->initrd_size; i++)
+            sum += read8(boot()->initrd + i) * (i % 251 + 1);
+        print("initrd of %u bytes, sum %u\n", boot()->initrd_size, sum);
     } else if (word_is("test", "all-ones")) {
         all_ones();
     } else if (word_is("test", "obey")) {

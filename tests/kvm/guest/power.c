@@ -53,6 +53,8 @@ void reset_by_acpi(void)
 void wait_for_power_button(void)
 {
     u16 status = (u16)read32(fadt() + 56);
+    // PWRBTN_EN, which lets the button interrupt by the SCI.
+    outw((u16)(status + 2), 1 << 8);
     while (!(inw(status) & 1 << 8))
         __asm__ volatile("pause");
 }

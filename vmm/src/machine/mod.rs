@@ -203,7 +203,7 @@ impl Running {
     }
 
     fn take_mail(&mut self) -> Result<Option<Outcome>, Error> {
-        for event in self.machine.mailbox.take() {
+        while let Some(event) = self.machine.mailbox.take() {
             let end = match event {
                 Event::Action(action) => self.act(action)?,
                 Event::Crash(crash) => Some(Outcome::Crash(crash)),
@@ -262,6 +262,7 @@ impl Running {
         for vcpu in &self.vcpus {
             vcpu.park();
         }
+        self.machine.mailbox.forget_guest();
         self.hierarchy.reset();
         self.pm.reset();
         self.serial.reset().map_err(Error::io("Resetting COM1"))?;
