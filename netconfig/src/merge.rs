@@ -372,14 +372,19 @@ impl Merge<'_> {
             return;
         };
         let (mtu, mut wanted) = (there.mtu, there.clone());
-        if let Some(more) = self.wanted.get(name).map(|wanted| wanted.mtu).filter(|own| *own > mtu) {
-            let message = format!("{more} bytes do not fit through `{base}`, whose MTU is {mtu}");
-            self.report(&[name, "mtu"], message, Some("raise that of the link below, or lower this one"));
+        if let Some(own) = self.wanted.get_mut(name).filter(|own| own.mtu > mtu) {
+            let more = own.mtu;
+            // The kernel does so too where nobody asks for more.
+            own.mtu = mtu;
+            if self.sections.get(name).is_some_and(|section| section.mtu.is_some()) {
+                let message = format!("{more} bytes do not fit through `{base}`, whose MTU is {mtu}");
+                let help = Some("raise that of the link below, or lower this one");
+                self.report(&[name, "mtu"], message, help);
+            }
         }
-        if !wanted.up {
-            wanted.up = true;
-            self.wanted.insert(base.to_owned(), wanted);
-        }
+        // Though nothing changes: what is named here is not given back.
+        wanted.up = true;
+        self.wanted.insert(base.to_owned(), wanted);
     }
 
     fn absent(&mut self, path: &[&str], name: &str) {

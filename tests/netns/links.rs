@@ -88,16 +88,19 @@ fn a_bridge_is_made_changed_in_every_field_and_removed() {
             gateways: ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into(),
             ..plain.clone()
         };
-        there_and_back("br0", &[
-            plain.clone(),
-            LinkSettings { kind: slow, ..plain.clone() },
-            LinkSettings { up: false, ..plain.clone() },
-            LinkSettings { mtu: 9000, ..plain.clone() },
-            LinkSettings { mac_address: Some(mac("02:00:00:00:00:b1")), ..plain.clone() },
-            reached.clone(),
-            LinkSettings { addresses: addresses(&["10.0.0.6/24", "fd00::6/64"]), ..reached.clone() },
-            plain,
-        ]);
+        there_and_back(
+            "br0",
+            &[
+                plain.clone(),
+                LinkSettings { kind: slow, ..plain.clone() },
+                LinkSettings { up: false, ..plain.clone() },
+                LinkSettings { mtu: 9000, ..plain.clone() },
+                LinkSettings { mac_address: Some(mac("02:00:00:00:00:b1")), ..plain.clone() },
+                reached.clone(),
+                LinkSettings { addresses: addresses(&["10.0.0.6/24", "fd00::6/64"]), ..reached.clone() },
+                plain,
+            ],
+        );
         realize("br0", Some(&reached));
         let seen = seen("br0");
         assert_eq!((&seen["linkinfo"]["info_kind"], &seen["mtu"]), (&"bridge".into(), &1500.into()));

@@ -14,5 +14,5 @@ pub use guest::{Applied, apply, restore};
 pub use history::{History, Record, State, current, originals};
 pub use ledger::{Ledger, Lock};
 pub use steps::Journal;
-pub use transaction::{Outcome, Transaction, revert};
+pub use transaction::{Event, Outcome, Transaction, revert, revert_the_dead};
 pub use undo::Undo;

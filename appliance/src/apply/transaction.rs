@@ -24,6 +24,24 @@ pub enum Outcome {
     Reverted(String),
 }
 
+/// What happens in a change, as it happens.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A step begins.
+    Step(&'a Step),
+    /// How something is, before it is changed, is on disk.
+    Noted(&'a Undo),
+    /// All steps are done, and the way to the box was changed: somebody must confirm it.
+    Waiting {
+        /// The change's number.
+        change: u64,
+        /// For how long.
+        seconds: u64,
+    },
+    /// Everything is put back; why.
+    Reverting(&'a str),
+}
+
 /// A change in progress.
 pub struct Transaction<'a> {
     /// Where it is noted.
@@ -32,8 +50,8 @@ pub struct Transaction<'a> {
     pub ledger: &'a Ledger,
     /// The host's PCI functions.
     pub sysfs: &'a Sysfs,
-    /// What is told to the person who waits.
-    pub tell: &'a dyn Fn(&str),
+    /// Hears what happens.
+    pub hear: &'a dyn Fn(Event<'_>),
     /// What is still to be done, read anew from the host.
     pub left: &'a dyn Fn() -> anyhow::Result<HostPlan>,
 }
@@ -41,6 +59,7 @@ pub struct Transaction<'a> {
 struct Noting<'a> {
     history: &'a History,
     record: Record,
+    hear: &'a dyn Fn(Event<'_>),
 }
 
 impl Journal for Noting<'_> {
@@ -50,7 +69,9 @@ impl Journal for Noting<'_> {
             return Ok(());
         }
         self.record.undo.push(undo);
-        self.history.write(&self.record)
+        self.history.write(&self.record)?;
+        self.record.undo.last().into_iter().for_each(|undo| (self.hear)(Event::Noted(undo)));
+        Ok(())
     }
 
     fn note_own(&mut self, undo: Undo) -> anyhow::Result<()> {
@@ -70,9 +91,9 @@ impl Transaction<'_> {
     ) -> anyhow::Result<Outcome> {
         self.history.forget_confirmation(record.id);
         self.history.write(&record)?;
-        let mut noting = Noting { history: self.history, record };
+        let mut noting = Noting { history: self.history, record, hear: self.hear };
         let done = plan.steps.iter().try_for_each(|planned| {
-            (self.tell)(&planned.step.to_string());
+            (self.hear)(Event::Step(&planned.step));
             steps::take(&planned.step, self.sysfs, &mut noting)
         });
         let mut record = noting.record;
@@ -86,10 +107,7 @@ impl Transaction<'_> {
             self.history.write(&record)?;
             drop(lock);
             let seconds = confirm_within.as_secs();
-            (self.tell)(&format!(
-                "The way to this box was changed. Within {seconds} s, say that you still come in: throughway confirm {}",
-                record.id
-            ));
+            (self.hear)(Event::Waiting { change: record.id, seconds });
             let confirmed = self.wait_for_confirmation(record.id, confirm_within);
             let _lock = self.ledger.lock()?;
             // At the very end: the lock decides who was first.
@@ -109,7 +127,7 @@ impl Transaction<'_> {
     }
 
     fn revert(&self, record: Record, why: String) -> anyhow::Result<Outcome> {
-        (self.tell)(&format!("Putting everything back: {why}"));
+        (self.hear)(Event::Reverting(&why));
         revert(record, &why, self.history, self.sysfs)?;
         Ok(Outcome::Reverted(why))
     }
@@ -157,4 +175,22 @@ pub fn revert(mut record: Record, why: &str, history: &History, sysfs: &Sysfs) -
     history.write(&record)?;
     history.forget_confirmation(record.id);
     Ok(())
+}
+
+/// Puts back what changes did whose processes are gone; how many.
+pub fn revert_the_dead(history: &History, sysfs: &Sysfs) -> anyhow::Result<usize> {
+    let mut count: usize = 0;
+    for record in history.records()? {
+        let why = match &record.state {
+            State::Applying { holder } if !holder.is_alive() => "its process ended in the middle of it",
+            State::Waiting { holder, .. } if !holder.is_alive() => {
+                "its process ended before anybody confirmed it"
+            }
+            _ => continue,
+        };
+        tracing::warn!("Change {} ({}): {why}; putting everything back", record.id, record.title);
+        revert(record, why, history, sysfs)?;
+        count = count.saturating_add(1);
+    }
+    Ok(count)
 }

@@ -5,6 +5,7 @@ mod check;
 mod devices;
 mod exit;
 mod explain;
+mod failure;
 mod run;
 mod terminal;
 

@@ -10,9 +10,10 @@ use vmm::{Machine, Outcome};
 use super::StateDir;
 use super::check;
 use super::exit::{Exit, complain};
+use super::failure::{Failure, ended};
 use super::terminal::Terminal;
-use crate::apply::{self, Applied, Ledger};
-use crate::config::{Config, Diagnostic, Vm};
+use crate::apply::{self, Applied, History, Ledger};
+use crate::config::{Config, Vm};
 use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
@@ -29,32 +30,8 @@ pub(super) struct Arguments {
     state: StateDir,
 }
 
-/// Why a guest did not start, or did not end by itself.
-enum Failure {
-    /// The file, or what it asks of this host.
-    Input(Vec<Diagnostic>),
-    /// The same, where it is not about a line.
-    Refused(anyhow::Error),
-    /// The host, or us.
-    Fault(anyhow::Error),
-}
-
 pub(super) fn main(arguments: &Arguments) -> Exit {
-    match run(arguments) {
-        Ok(outcome) => Exit::after(&arguments.vm, &outcome),
-        Err(Failure::Input(problems)) => {
-            check::complain(&problems);
-            Exit::BadInput
-        }
-        Err(Failure::Refused(error)) => {
-            complain(&error);
-            Exit::BadInput
-        }
-        Err(Failure::Fault(error)) => {
-            complain(&error);
-            Exit::Fault
-        }
-    }
+    ended(run(arguments).map(|outcome| Exit::after(&arguments.vm, &outcome)))
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
@@ -152,11 +129,20 @@ pub(super) fn put_back_the_dead(sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Resul
 }
 
 pub(super) fn recover(state: &Path) -> Exit {
-    let (sysfs, ledger) = (Sysfs::default(), Ledger::at(state));
-    let recovered = ledger.lock().and_then(|_lock| put_back_the_dead(&sysfs, &ledger));
+    let (sysfs, ledger, history) = (Sysfs::default(), Ledger::at(state), History::at(state));
+    let recovered = ledger.lock().and_then(|_lock| {
+        Ok((put_back_the_dead(&sysfs, &ledger)?, apply::revert_the_dead(&history, &sysfs)?))
+    });
     match recovered {
-        Ok(0) => check::print("Nothing to put back."),
-        Ok(count) => check::print(&format!("Devices of {count} guests were put back.")),
+        Ok((0, 0)) => check::print("Nothing to put back."),
+        Ok((guests, changes)) => {
+            if guests > 0 {
+                check::print(&format!("Devices of {guests} guests were put back."));
+            }
+            if changes > 0 {
+                check::print(&format!("{changes} unfinished changes of the host were put back."));
+            }
+        }
         Err(error) => {
             complain(&error);
             return Exit::Fault;

@@ -1,0 +1,84 @@
+//! `throughway status`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Failure, Place, ended};
+use crate::apply::{self, State};
+use crate::cli::StateDir;
+use crate::cli::check::print;
+use crate::cli::exit::Exit;
+use crate::config;
+use crate::host::HostState;
+use crate::plan::{HostPlan, Step, whole};
+
+#[derive(Args)]
+pub(in crate::cli) struct StatusArguments {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: StateDir,
+}
+
+/// What `status --json` prints.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Status<'a> {
+    change: Option<u64>,
+    in_sync: bool,
+    differs: Vec<&'a Step>,
+    waiting: Vec<u64>,
+}
+
+pub(in crate::cli) fn status(arguments: &StatusArguments) -> Exit {
+    ended(try_status(arguments))
+}
+
+/// Never "in sync" without having read the host.
+fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
+    let place = Place::at(&arguments.state);
+    let records = place.history.records()?;
+    let waiting: Vec<u64> = records
+        .iter()
+        .filter(|record| matches!(record.state, State::Waiting { .. }))
+        .map(|record| record.id)
+        .collect();
+    let current = apply::current(&records);
+    let plan = match current.and_then(|current| current.text.as_deref()) {
+        None => HostPlan::default(),
+        Some(text) => {
+            let document = config::Document { name: "the file that was applied".into(), text: text.into() };
+            let config = config::load(&document).map_err(Failure::Input)?;
+            let host = HostState::read_all(&place.sysfs, &place.ledger)?;
+            whole(&config, &host, &apply::originals(&records)).map_err(|refusals| {
+                let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
+                Failure::Fault(anyhow::anyhow!("The host cannot be compared: {}", texts.join("; ")))
+            })?
+        }
+    };
+    let differs: Vec<&Step> = plan.steps.iter().map(|planned| &planned.step).collect();
+    let in_sync = differs.is_empty();
+    if arguments.json {
+        let status = Status { change: current.map(|current| current.id), in_sync, differs, waiting };
+        print(&serde_json::to_string_pretty(&status).unwrap_or_default());
+    } else {
+        match current {
+            None => print("Nothing was applied yet."),
+            Some(current) if in_sync => {
+                print(&format!("The host is as change {} ({}) made it.", current.id, current.title))
+            }
+            Some(current) => {
+                print(&format!(
+                    "The host is no longer as change {} ({}) made it. To be done again:",
+                    current.id, current.title
+                ));
+                differs.iter().for_each(|step| print(&format!("  {step}")));
+            }
+        }
+        waiting
+            .iter()
+            .for_each(|id| print(&format!("Change {id} waits to be confirmed: throughway confirm {id}")));
+    }
+    Ok(if in_sync { Exit::Success } else { Exit::Pending })
+}
