@@ -9,7 +9,7 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 2] = ["kvm", "netns"];
+const PRIVILEGED: [&str; 3] = ["kvm", "netns", "crash"];
 
 pub(super) fn fmt(context: &Context) -> Result<Outcome> {
     verdict(context, "fmt", fresh::cargo().args(["fmt", "--all", "--check"]))
@@ -61,7 +61,15 @@ pub(super) fn kvm(context: &Context) -> Result<Outcome> {
 }
 
 pub(super) fn netns(context: &Context) -> Result<Outcome> {
-    host::ensure(&[("iproute2", "the netns suite makes links with ip(8), and compares with what it says")])?;
+    in_namespaces(context, "netns")
+}
+
+pub(super) fn crash(context: &Context) -> Result<Outcome> {
+    in_namespaces(context, "crash")
+}
+
+fn in_namespaces(context: &Context, suite: &str) -> Result<Outcome> {
+    host::ensure(&[("iproute2", "the suites in namespaces make links with ip(8), and compare with what it says")])?;
     let mut command = fresh::cargo();
     let mut namespace = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -78,9 +86,9 @@ pub(super) fn netns(context: &Context) -> Result<Outcome> {
         return Ok(Outcome::Skipped(format!("{error:#}")));
     }
     // What can run here must run: a test that skips itself would be a lie by now.
-    command.env("REQUIRE", "netns");
-    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "netns"]);
-    Ok(Outcome::Ran(tests(context, "netns", &mut command)?))
+    command.env("REQUIRE", suite);
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", suite]);
+    Ok(Outcome::Ran(tests(context, suite, &mut command)?))
 }
 
 /// Names of all integration tests of the workspace.

@@ -59,7 +59,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 8] = [
+pub(super) const SUITES: [Suite; 9] = [
     Suite { name: "fmt", what: "the code is formatted", test_target: None, run: cargo::fmt },
     Suite { name: "clippy", what: "no lint warns", test_target: None, run: cargo::clippy },
     Suite {
@@ -85,6 +85,12 @@ pub(super) const SUITES: [Suite; 8] = [
         what: "links in network namespaces of this kernel",
         test_target: Some("netns"),
         run: cargo::netns,
+    },
+    Suite {
+        name: "crash",
+        what: "changes of the host, killed at every boundary of their steps",
+        test_target: Some("crash"),
+        run: cargo::crash,
     },
     Suite {
         name: "lab",
