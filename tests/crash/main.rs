@@ -57,7 +57,8 @@ fn config(text: &str) -> Config {
 
 fn plan(text: &str, ledger: &Ledger, history: &History) -> anyhow::Result<HostPlan> {
     let host = HostState::read_all(&Sysfs::default(), ledger)?;
-    whole(&config(text), &host, &originals(&history.records()?)).map_err(|refusals| anyhow::anyhow!("{refusals:?}"))
+    whole(&config(text), &host, &originals(&history.records()?))
+        .map_err(|refusals| anyhow::anyhow!("{refusals:?}"))
 }
 
 /// Applies a file, and kills this process at the boundary `at`, counted from 0.
@@ -74,7 +75,8 @@ fn change(text: &str, state: &Path, at: u64) {
         }
     };
     let left = || plan(text, &ledger, &history);
-    let transaction = Transaction { history: &history, ledger: &ledger, sysfs: &sysfs, hear: &hear, left: &left };
+    let transaction =
+        Transaction { history: &history, ledger: &ledger, sysfs: &sysfs, hear: &hear, left: &left };
     let outcome = transaction.run(record, &todo, lock, Duration::from_secs(1)).unwrap();
     assert_eq!(outcome, Outcome::Committed);
 }
@@ -143,7 +145,9 @@ fn every_boundary() {
     let state = tempfile::tempdir().unwrap();
     for (name, text) in [("a first file", FIRST), ("another file", SECOND), ("no networks", "version: 1\n")] {
         let count = walk(text, state.path());
-        println!("{name}: killed at {count} of {count} boundaries; each time all was as before, at the end as planned");
+        println!(
+            "{name}: killed at {count} of {count} boundaries; each time all was as before, at the end as planned"
+        );
         assert!(count >= 6);
     }
 }

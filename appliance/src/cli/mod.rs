@@ -3,6 +3,7 @@
 mod change;
 mod check;
 mod devices;
+mod doctor;
 mod exit;
 mod explain;
 mod failure;
@@ -60,6 +61,8 @@ enum Command {
     Devices(devices::Arguments),
     /// Say all about one PCI function: what it is, who shares its IOMMU group and why, whether a guest can have it.
     Explain(explain::Arguments),
+    /// Look at the box itself: processor, IOMMU, kernel command line, huge pages, modules. Ends with 1 when something will not work.
+    Doctor(doctor::Arguments),
     /// Run one guest of a file here, its console on this terminal.
     Run(run::Arguments),
     /// Say what has to be done so that the host is as a file says. Ends with 2 when there is something.
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Check(arguments) => check::main(&arguments),
         Command::Devices(arguments) => devices::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Explain(arguments) => explain::main(&arguments),
         Command::Run(arguments) => {
             one_heap();
