@@ -1,6 +1,7 @@
 //! What has to be done so that the host is as the whole file says. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use netconfig::merge::merge;
 use netconfig::{LinkSettings, VfAttributes, VfState};
@@ -45,6 +46,27 @@ impl HostPlan {
     /// It changes the way that the administrator comes by, so somebody must say that he still comes in.
     pub fn needs_confirmation(&self) -> bool {
         self.steps.iter().any(|planned| planned.management)
+    }
+}
+
+impl fmt::Display for HostPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("Nothing is to be done: the host is as the file says.");
+        }
+        for (at, planned) in self.steps.iter().enumerate() {
+            writeln!(f, "{:>3}. {}", at + 1, planned.step)?;
+            planned.blast.iter().try_for_each(|blast| writeln!(f, "       {blast}"))?;
+            if planned.management {
+                writeln!(f, "       ! this is the way to this box")?;
+            }
+        }
+        let count = self.steps.len();
+        write!(f, "{count} step{}.", if count == 1 { "" } else { "s" })?;
+        if self.needs_confirmation() {
+            f.write_str("\nAfter it `apply` waits for `throughway confirm`, and puts everything back where nobody does.")?;
+        }
+        Ok(())
     }
 }
 
@@ -409,6 +431,7 @@ impl<'a> Whole<'a> {
                 }
             }
         }
+        self.one_guest_a_vf();
         for target in self.lent() {
             let Target::Vf { pf, .. } = &target else { continue };
             let remade = self
@@ -420,6 +443,22 @@ impl<'a> Whole<'a> {
             if driver != Some(VFIO_PCI) {
                 let blast = address.map(|address| self.blast_of_lending(address)).unwrap_or_default();
                 self.step(Step::Lend(target), blast);
+            }
+        }
+    }
+
+    /// Two guests that name the same VF could never run together.
+    fn one_guest_a_vf(&mut self) {
+        let mut owners = BTreeMap::new();
+        for (vm, guest) in &self.planner.config.vms {
+            for (key, nic) in &guest.nics {
+                let (Some(pf), Some(vf)) = (&nic.pf, nic.vf) else { continue };
+                let owner = format!("vms.{vm}.nics.{key}");
+                if let Some(first) = owners.insert((pf, vf), owner) {
+                    let message = format!("VF {vf} of `{pf}` is given away already, as {first}");
+                    let help = Some("give each nic a VF of its own, or use a pool");
+                    self.planner.refuse(&["vms", vm, "nics", key, "vf"], message, help);
+                }
             }
         }
     }

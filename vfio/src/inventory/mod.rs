@@ -35,13 +35,18 @@ impl Inventory {
             entries(&sysfs.path("bus/pci/devices")).into_iter().filter_map(|name| name.parse().ok());
         let functions: BTreeMap<PciAddress, Function> =
             addresses.filter_map(|address| Some((address, Function::read(sysfs, address)?))).collect();
+        Self::of(functions, IommuState::read(sysfs))
+    }
+
+    /// Of functions that are known, each of which knows its group.
+    pub fn of(functions: BTreeMap<PciAddress, Function>, iommu: IommuState) -> Self {
         let mut groups = BTreeMap::<u32, Group>::new();
         for function in functions.values() {
             if let Some(number) = function.iommu_group {
                 groups.entry(number).or_insert_with(|| Group { number, members: Vec::new() }).add(function);
             }
         }
-        Self { functions, groups, iommu: IommuState::read(sysfs) }
+        Self { functions, groups, iommu }
     }
 
     /// The function at an address.
