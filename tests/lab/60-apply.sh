@@ -1,0 +1,105 @@
+# proves: A whole file is applied to real igb and put back: seven VFs with their attributes, a bridge, a lent VF; drift is seen, a resize waits for a guest.
+# timeout: 420
+. /share/box/lib.sh
+
+pf=$(bdf_of igb 0)
+link=$(netdev_of "$pf")
+other=$(netdev_of "$(bdf_of igb 1)")
+before="$(ip -o link | sed 's/^[0-9]*: //; s/mtu .*//' | sort) $(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs)"
+
+# file NUM-VFS LINES
+file() {
+    cat <<END
+version: 1
+devices:
+  lan: {match: {address: "$pf"}}
+sriov:
+  lan:
+    num-vfs: $1
+    drivers-autoprobe: false
+    vf-defaults: {spoof-check: true, trust: false}
+    vfs:
+      - {id: 0, mac-address: "02:00:00:00:06:00", vlan-id: 100, qos: 3}
+      - {id: 1, mac-address: "02:00:00:00:06:01", trust: true}
+      - {id: 2, mac-address: "02:00:00:00:06:02", spoof-check: false}
+networks:
+  br6: {type: bridge, mtu: 1400, addresses: [10.6.0.1/24], ports: {$other: {}}}
+  v6: {type: vlan, base-iface: br6, id: 60, addresses: [10.60.0.1/24]}
+vms:
+  six:
+    memory: 192MiB
+    boot: {kernel: $GUEST_KERNEL, initrd: $GUEST_INITRD, cmdline: "console=ttyS0 quiet lab.agent"}
+    nics: {lan: {pf: lan, vf: 6}}
+END
+}
+file 7 >"$LAB_OUT/seven.yaml"
+file 5 | sed '/^vms/,$d' >"$LAB_OUT/five.yaml"
+
+throughway plan "$LAB_OUT/seven.yaml" >"$LAB_OUT/plan"
+is "there is something to do" "$?" 2
+like "the plan says the VFs" "$(cat "$LAB_OUT/plan")" "num-vfs 0 -> 7"
+is "planning did nothing" "$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs)" 0
+throughway apply "$LAB_OUT/seven.yaml" >"$LAB_OUT/applied" 2>&1
+is "it is applied" "$?" 0 || bail "without it nothing follows" "$(tail -n 3 "$LAB_OUT/applied")"
+is "seven VFs are there" "$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs)" 7
+vf() { ip link show "$link" | sed -n "s/^ *vf $1 *//p"; }
+like "VF 0 has its MAC, VLAN and priority" "$(vf 0)" "02:00:00:00:06:00.*vlan 100, qos 3.*spoof checking on.*trust off"
+like "VF 1 is trusted" "$(vf 1)" "02:00:00:00:06:01.*spoof checking on.*trust on"
+like "VF 2 is not checked" "$(vf 2)" "02:00:00:00:06:02.*spoof checking off"
+is "VF 6 is lent" "$(driver_of "$(vf_of "$pf" 6)")" vfio-pci
+is "VF 3 has no driver" "$(driver_of "$(vf_of "$pf" 3)")" ""
+like "the bridge is there" "$(ip -br addr show br6)" "10.6.0.1/24"
+like "with its port" "$(ip link show "$other")" "master br6"
+like "and the VLAN on it" "$(ip -d link show v6)" "vlan protocol 802.1Q id 60"
+throughway status >"$LAB_OUT/status"
+is "the host is in sync" "$?" 0
+throughway plan "$LAB_OUT/seven.yaml" >/dev/null
+is "planning again finds nothing" "$?" 0
+
+ip link set "$link" vf 1 trust off
+ip link del v6
+throughway status >"$LAB_OUT/status"
+is "a change by others is seen" "$?" 2
+like "field by field" "$(cat "$LAB_OUT/status")" "VF 1"
+like "the VLAN that is gone too" "$(cat "$LAB_OUT/status")" "v6: make vlan 60"
+throughway apply "$LAB_OUT/seven.yaml" >"$LAB_OUT/again" 2>&1
+is "it is made good" "$?" 0
+like "VF 1 is trusted again" "$(vf 1)" "trust on"
+
+guest_start six "$LAB_OUT/seven.yaml"
+check "a guest with VF 6 comes up" guest_up six || bail "without it nothing follows" "$(tail -n 3 "$LAB_OUT/six.err")"
+throughway apply "$LAB_OUT/five.yaml" >"$LAB_OUT/refused" 2>&1
+is "another number of VFs is refused under it" "$?" 1
+like "and told why" "$(cat "$LAB_OUT/refused")" "num-vfs 7 -> 5 would take .* from guest .six."
+is "nothing was touched" "$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs)" 7
+guest_run six 'poweroff -f' 1 >/dev/null
+is "the guest powers off" "$(guest_wait six 30)" 0
+throughway apply "$LAB_OUT/five.yaml" >"$LAB_OUT/five" 2>&1
+is "without it the number changes" "$?" 0
+is "five VFs are there" "$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs)" 5
+like "VF 0 has its MAC still" "$(vf 0)" "02:00:00:00:06:00.*vlan 100"
+
+# Killed in the middle: in the middle of the steps, whichever it is by now.
+for wait in 0.05 0.2 0.5 1 1.5; do
+    throughway apply "$LAB_OUT/seven.yaml" >/dev/null 2>&1 &
+    sleep "$wait"
+    # The process that was started, and the one of its own session that does the work.
+    read -r worker </proc/$!/task/$!/children
+    kill -9 $! $worker 2>/dev/null
+    wait
+    throughway recover >>"$LAB_OUT/recovered" 2>&1
+    state="$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs) $(vf 0 | grep -c 'vlan 100')"
+    case $state in
+    "5 1" | "7 1") ok "killed after $wait s, the host is as before or as planned ($state)" ;;
+    *) not_ok "killed after $wait s, the host is as before or as planned" "$state" ;;
+    esac
+    throughway apply "$LAB_OUT/five.yaml" >>"$LAB_OUT/five" 2>&1
+done
+
+printf 'version: 1\n' >"$LAB_OUT/none.yaml"
+throughway apply "$LAB_OUT/none.yaml" >"$LAB_OUT/none" 2>&1
+is "a file that asks for nothing is applied" "$?" 0
+after="$(ip -o link | sed 's/^[0-9]*: //; s/mtu .*//' | sort) $(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs)"
+is "and all is as it was before the first" "$after" "$before"
+throughway history >"$LAB_OUT/history"
+more "the history has every change" "$(wc -l <"$LAB_OUT/history")" 5
