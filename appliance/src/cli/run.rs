@@ -111,9 +111,8 @@ fn prepare(
 }
 
 fn start(name: &str, vm: &Vm, files: BootFiles, applied: &Applied) -> Result<Outcome, Failure> {
-    let machine = Machine::new(guest::spec(name, vm)).map_err(|error| Failure::Fault(error.into()))?;
-    let terminal =
-        Terminal::open(machine.handle()).context("Setting the console up").map_err(Failure::Fault)?;
+    let mut machine = Machine::new(guest::spec(name, vm)).map_err(|error| Failure::Fault(error.into()))?;
+    let terminal = Terminal::open(&mut machine).context("Setting the console up").map_err(Failure::Fault)?;
     let console = terminal.console().context("Setting the console up").map_err(Failure::Fault)?;
     let kvm = || Ok(machine.vfio_device()?);
     let resources = guest::resources(files, console, applied, kvm).map_err(Failure::Fault)?;
