@@ -2,6 +2,9 @@
 
 mod links;
 mod namespace;
+mod random;
+mod stacks;
+mod witness;
 
 use std::time::{Duration, Instant};
 
