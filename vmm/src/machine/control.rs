@@ -7,7 +7,7 @@ use crate::mailbox::{Event, Mailbox};
 
 /// Something of the owner's that the machine's loop waits for while the guest runs: signals, a terminal. It is called on the
 /// thread that runs the machine, so it must not block.
-pub trait Watched {
+pub trait Watched: Send {
     /// Readable when there is something to do.
     fn descriptor(&self) -> BorrowedFd<'_>;
 
