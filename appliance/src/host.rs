@@ -49,6 +49,12 @@ pub fn memory_available(proc: &Path) -> u64 {
     kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
 }
 
+/// Whether so many bytes are free at once, which costs less to ask than what could be made free.
+pub fn memory_is_free(size: u64) -> bool {
+    let info = rustix::system::sysinfo();
+    info.freeram.saturating_mul(info.mem_unit.into()) >= size
+}
+
 /// Huge pages of `page` bytes that nobody has been promised; none where the kernel has no such pages.
 pub fn huge_pages_free(sys: &Path, page: u64) -> u64 {
     let folder = sys.join(format!("kernel/mm/hugepages/hugepages-{}kB", page >> 10));

@@ -165,8 +165,12 @@ pub(super) fn recover(state: &Path) -> Exit {
 }
 
 fn enough_memory(vm: &Vm) -> anyhow::Result<()> {
-    let (memory, available) = (vm.memory.detail(), host::memory_available(Path::new("/proc")));
-    if memory.hugepages.is_none() && memory.size.0 > available {
+    let memory = vm.memory.detail();
+    if memory.hugepages.is_some() || host::memory_is_free(memory.size.0) {
+        return Ok(());
+    }
+    let available = host::memory_available(Path::new("/proc"));
+    if memory.size.0 > available {
         anyhow::bail!(
             "The guest wants {} of memory, and the host has {} MiB to give; give the guest less, or stop something on the host",
             memory.size,
