@@ -2,6 +2,7 @@
 
 mod links;
 mod namespace;
+mod nat;
 mod random;
 mod stacks;
 mod witness;

@@ -61,7 +61,12 @@ pub(super) fn kvm(context: &Context) -> Result<Outcome> {
 }
 
 pub(super) fn netns(context: &Context) -> Result<Outcome> {
-    host::ensure(&[("iproute2", "the netns suite makes links with ip(8), and compares with what it says")])?;
+    host::ensure(&[
+        ("iproute2", "the netns suite makes links with ip(8), and compares with what it says"),
+        ("nftables", "NAT networks are rules of nft(8)"),
+        ("dnsmasq-base", "NAT networks have their DHCP and DNS by dnsmasq(8)"),
+        ("busybox", "guests of NAT networks ask for an address with its DHCP client, and ping"),
+    ])?;
     let mut command = fresh::cargo();
     let mut namespace = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
