@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use netconfig::blocking::with_network;
+use netconfig::nat::Nat;
 use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
@@ -13,7 +14,7 @@ use vfio::inventory::Inventory;
 use vfio::sriov::PhysicalFunction;
 use vfio::{PciAddress, Sysfs};
 
-use crate::apply::{Holder, Ledger, Undo};
+use crate::apply::{Holder, Host, Ledger, Undo};
 
 /// One snapshot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub struct HostState {
     pub vfs: BTreeMap<PciAddress, Vec<VfState>>,
     /// How PFs make their VFs.
     pub pfs: BTreeMap<PciAddress, PfSettings>,
+    /// What makes bridges NAT networks, by the bridge's name.
+    pub nats: BTreeMap<String, Nat>,
     /// Huge pages that are set aside, by their size in bytes.
     pub hugepages: BTreeMap<u64, u64>,
     /// The address of this box that the person at the keyboard came in by, when it was over the network.
@@ -66,16 +69,13 @@ impl HostState {
             held: ledger.held()?,
             permanent_macs,
             memory_available,
-            links: BTreeMap::new(),
-            vfs: BTreeMap::new(),
-            pfs: BTreeMap::new(),
-            hugepages: BTreeMap::new(),
-            session: None,
+            ..Self::default()
         })
     }
 
     /// Reads it with links, VFs and huge pages: what the whole file is planned on.
-    pub fn read_all(sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<Self> {
+    pub fn read_all(place: &Host, ledger: &Ledger) -> anyhow::Result<Self> {
+        let sysfs = &place.sysfs;
         let mut host = Self::read(sysfs, ledger, true)?;
         let physical = host.inventory.functions.values().filter(|function| function.sriov.is_some());
         let physical: Vec<(PciAddress, Option<String>)> =
@@ -93,6 +93,12 @@ impl HostState {
             let drivers_autoprobe = PhysicalFunction::of(sysfs, pf)?.state()?.drivers_autoprobe;
             host.pfs.insert(pf, PfSettings { drivers_autoprobe, eswitch_mode: eswitch_mode(pf)? });
         }
+        for (name, nat) in place.nats.settings()? {
+            // One that is not as it was made is none: it is made again.
+            if place.nats.differences(&name, Some(&nat))?.is_empty() {
+                host.nats.insert(name, nat);
+            }
+        }
         let sys = Path::new("/sys");
         let sizes = [0x20_0000, 0x4000_0000].into_iter().filter(|size| hugepage_folder(sys, *size).is_dir());
         host.hugepages = sizes.map(|size| (size, huge_pages(sys, size))).collect();
@@ -107,6 +113,7 @@ impl HostState {
         match undo {
             Undo::Hugepages { size, before } => self.hugepages.get(&size.0).is_none_or(|now| now == before),
             Undo::Link { name, before } => self.links.get(name) == before.as_deref(),
+            Undo::Nat { name, before } => self.nats.get(name) == before.as_deref(),
             Undo::Sriov { pf, before, eswitch_mode } => {
                 let sriov = self.inventory.function(*pf).and_then(|pf| pf.sriov.as_ref());
                 let settings = self.pfs.get(pf).copied().unwrap_or_default();
@@ -152,6 +159,12 @@ pub fn memory_available(proc: &Path) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
+}
+
+/// Whether so many bytes are free at once, which costs less to ask than what could be made free.
+pub fn memory_is_free(size: u64) -> bool {
+    let info = rustix::system::sysinfo();
+    info.freeram.saturating_mul(info.mem_unit.into()) >= size
 }
 
 /// Huge pages of `page` bytes that nobody has been promised; none where the kernel has no such pages.

@@ -58,7 +58,8 @@ bail() {
 
 # retry SECONDS COMMAND...: tries until it succeeds.
 retry() {
-    lab_until=$(($(date +%s) + $1))
+    # Its own: what is tried may retry something itself.
+    local lab_until=$(($(date +%s) + $1))
     shift
     until "$@" >/dev/null 2>&1; do
         [ "$(date +%s)" -lt "$lab_until" ] || return 1

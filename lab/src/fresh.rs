@@ -43,9 +43,13 @@ pub fn throughway() -> Result<PathBuf> {
     build("throughway (release)", &["--release", "--bin", "throughway"])
 }
 
-/// Builds a program of the lab's own and returns it: an example of the crate `vfio`, or of another one as `netconfig/vf`.
+/// Builds a program of the lab's own and returns it: an example of the crate `vfio`, or of another one as `netconfig/vf`; or a
+/// suite of whole-program tests as `tests/netns`.
 pub fn example(name: &str) -> Result<PathBuf> {
     let (folder, example) = name.split_once('/').unwrap_or(("vfio", name));
+    if folder == "tests" {
+        return build(&format!("the tests {example}"), &["--package", "throughway", "--test", example]);
+    }
     let package = format!("throughway-{folder}");
     let mut arguments = vec!["--package", &package, "--example", example];
     if folder == "vfio" {
@@ -66,7 +70,11 @@ fn build(what: &str, arguments: &[&str]) -> Result<PathBuf> {
         }
         let text = String::from_utf8_lossy(&done.stdout);
         let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let mut built = messages.filter_map(|message| Some(message.get("executable")?.as_str()?.to_owned()));
+        // With tests come the programs that they test; what was asked for is named last.
+        let asked = arguments.last().copied();
+        let mut built = messages
+            .filter(|message| message.pointer("/target/name").and_then(|name| name.as_str()) == asked)
+            .filter_map(|message| Some(message.get("executable")?.as_str()?.to_owned()));
         let binary = built.next();
         binary.map(PathBuf::from).with_context(|| format!("cargo built no program for {what}"))
     })

@@ -96,6 +96,18 @@ enum Bench {
         #[arg(long, value_name = "PATH")]
         bin: Option<PathBuf>,
     },
+    /// Start, throughput, latency and memory with a virtual function: QEMU as the VMM, in the box.
+    Vf {
+        /// How often each VMM runs the guest.
+        #[arg(long, default_value = "5")]
+        rounds: u32,
+        /// The kernel of the box and its guest.
+        #[arg(long, value_enum, default_value = "debian")]
+        kernel: Flavour,
+        /// Take this throughway binary instead of building one.
+        #[arg(long, value_name = "PATH")]
+        bin: Option<PathBuf>,
+    },
 }
 
 fn forward(text: &str) -> Result<(u16, u16), String> {
@@ -133,6 +145,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Start { rounds, bin } } => {
             bench::start::run(&bench::start::Options { rounds, binary: bin })?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench { what: Bench::Vf { rounds, kernel, bin } } => {
+            let went_well = bench::vf::run(&bench::vf::Options { kernel, rounds, binary: bin })?;
+            Ok(if went_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Verify { list: true, .. } => {
             for (name, what) in verify::list() {

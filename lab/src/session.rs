@@ -357,7 +357,7 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Copies the regular files of one folder, not its subfolders.
-fn copy_files(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
     for entry in entries.filter_map(std::result::Result::ok) {
         let path = entry.path();

@@ -53,7 +53,7 @@ impl Network {
 /// What of the link `name` is not as wanted, among `links` as they are.
 ///
 /// A MAC address that is not said is any. A port of a bond has the bond's MAC address, whatever its own is to be, and an
-/// address told to a port that its bridge has anyway is told by the bridge.
+/// address told to a port that its bridge or another port of it has is told by the bridge.
 pub fn differences(
     name: &str,
     wanted: Option<&LinkSettings>,
@@ -75,10 +75,15 @@ pub fn differences(
     if wanted.mac_address.is_none() || of_bond {
         wanted.mac_address = actual.mac_address;
     }
-    if let Some(mac) = controller.and_then(|controller| controller.mac_address)
-        && !actual.forwarded.contains(&mac)
-    {
-        wanted.forwarded.remove(&mac);
+    if let Some(controller) = &actual.controller {
+        let of_bridge = links
+            .iter()
+            .filter(|(name, link)| *name == controller || link.controller.as_ref() == Some(controller));
+        for mac in of_bridge.filter_map(|(_, link)| link.mac_address) {
+            if !actual.forwarded.contains(&mac) {
+                wanted.forwarded.remove(&mac);
+            }
+        }
     }
     if let (LinkKind::Foreign(wanted), LinkKind::Foreign(actual)) = (&mut wanted.kind, &actual.kind) {
         wanted.clone_from(actual);

@@ -9,6 +9,7 @@ mod exchange;
 pub mod link;
 pub mod mac;
 pub mod merge;
+pub mod nat;
 mod network;
 mod realize;
 mod refusal;
@@ -16,11 +17,13 @@ pub mod section;
 pub mod settings;
 mod snapshot;
 mod tap;
+mod tool;
 pub mod vf;
 
 pub use difference::{Difference, differences};
 pub use link::Link;
 pub use mac::MacAddress;
+pub use nat::{DhcpRange, Nat, NatError, Nats};
 pub use network::{Error, Network};
 pub use refusal::Refusal;
 pub use settings::{

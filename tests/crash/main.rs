@@ -12,11 +12,10 @@ use std::time::Duration;
 use netconfig::LinkSettings;
 use netconfig::blocking::with_network;
 use rustix::process::{Signal, getpid, kill_process};
-use throughway::apply::{Event, History, Ledger, Outcome, Transaction, originals, revert_the_dead};
+use throughway::apply::{Event, History, Host, Ledger, Outcome, Transaction, originals, revert_the_dead};
 use throughway::config::{Config, Document, load};
 use throughway::host::HostState;
 use throughway::plan::{HostPlan, whole};
-use vfio::Sysfs;
 
 /// The links that are there before anything: three cables.
 const SETUP: [&str; 9] = [
@@ -31,7 +30,7 @@ const SETUP: [&str; 9] = [
     "link add old type bridge",
 ];
 
-/// Bridges, ports that had addresses, macvtaps.
+/// Bridges, ports that had addresses, macvtaps, a NAT network.
 const FIRST: &str = "version: 1
 networks:
   br0: {type: bridge, mtu: 1400, stp: {enabled: true}, addresses: [10.1.0.1/24, 'fd00:1::1/64'], ports: {a0: {}, b0: {}}}
@@ -40,6 +39,7 @@ networks:
   tap0: {type: macvtap, base-iface: c0, mode: bridge}
   tap1: {type: macvtap, base-iface: c0, mode: private}
   tap2: {type: macvtap, base-iface: c1, mode: vepa, mtu: 1300}
+  nat0: {type: nat, addresses: [10.77.0.1/24], dhcp: {range: 10.77.0.50-10.77.0.150}}
 ";
 
 /// Some of it otherwise, some of it no more.
@@ -49,23 +49,24 @@ networks:
   br2: {type: bridge, ports: {a1: {}, b1: {}}}
   tap0: {type: macvtap, base-iface: c0, mode: vepa}
   tap3: {type: macvtap, base-iface: c1, mode: bridge}
+  nat0: {type: nat, addresses: [10.77.0.1/24], isolated: true}
 ";
 
 fn config(text: &str) -> Config {
     load(&Document { name: "box.yaml".into(), text: text.into() }).unwrap()
 }
 
-fn plan(text: &str, ledger: &Ledger, history: &History) -> anyhow::Result<HostPlan> {
-    let host = HostState::read_all(&Sysfs::default(), ledger)?;
-    whole(&config(text), &host, &originals(&history.records()?))
+fn plan(text: &str, host: &Host, ledger: &Ledger, history: &History) -> anyhow::Result<HostPlan> {
+    let now = HostState::read_all(host, ledger)?;
+    whole(&config(text), &now, &originals(&history.records()?))
         .map_err(|refusals| anyhow::anyhow!("{refusals:?}"))
 }
 
 /// Applies a file, and kills this process at the boundary `at`, counted from 0.
 fn change(text: &str, state: &Path, at: u64) {
-    let (sysfs, ledger, history) = (Sysfs::default(), Ledger::at(state), History::at(state));
+    let (host, ledger, history) = (Host::at(state), Ledger::at(state), History::at(state));
     let lock = ledger.lock().unwrap();
-    let todo = plan(text, &ledger, &history).unwrap();
+    let todo = plan(text, &host, &ledger, &history).unwrap();
     let steps = todo.steps.iter().map(|planned| planned.step.to_string()).collect();
     let record = history.begin("a change".into(), Some(text.into()), steps).unwrap();
     let seen = AtomicU64::new(0);
@@ -74,25 +75,27 @@ fn change(text: &str, state: &Path, at: u64) {
             kill_process(getpid(), Signal::KILL).unwrap();
         }
     };
-    let left = || plan(text, &ledger, &history);
+    let left = || plan(text, &host, &ledger, &history);
     let transaction =
-        Transaction { history: &history, ledger: &ledger, sysfs: &sysfs, hear: &hear, left: &left };
+        Transaction { history: &history, ledger: &ledger, host: &host, hear: &hear, left: &left };
     let outcome = transaction.run(record, &todo, lock, Duration::from_secs(1)).unwrap();
     assert_eq!(outcome, Outcome::Committed);
 }
 
-/// Links as they are, without what the kernel chooses itself.
-fn links() -> BTreeMap<String, LinkSettings> {
+/// Links as they are, without what the kernel chooses itself, and all rules of nftables.
+fn links() -> (BTreeMap<String, LinkSettings>, String) {
     let mut links = with_network(async |network| network.settings().await).unwrap();
     for link in links.values_mut() {
         link.mac_address = None;
     }
-    links
+    let rules = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    assert!(rules.status.success());
+    (links, String::from_utf8(rules.stdout).unwrap())
 }
 
 /// Kills a change of its own at each of its boundaries in turn until it comes to its end; how many there were.
 fn walk(text: &str, state: &Path) -> u64 {
-    let (sysfs, ledger, history) = (Sysfs::default(), Ledger::at(state), History::at(state));
+    let (host, ledger, history) = (Host::at(state), Ledger::at(state), History::at(state));
     let before = links();
     for at in 0..500 {
         let ended = Command::new(std::env::current_exe().unwrap())
@@ -103,16 +106,16 @@ fn walk(text: &str, state: &Path) -> u64 {
             .output()
             .unwrap();
         if ended.status.success() {
-            let left = plan(text, &ledger, &history).unwrap().steps;
+            let left = plan(text, &host, &ledger, &history).unwrap().steps;
             let left: Vec<String> = left.iter().map(|planned| planned.step.to_string()).collect();
             assert_eq!(left, [""; 0], "the host is as planned");
             return at;
         }
         assert_eq!(ended.status.signal(), Some(9), "{}", String::from_utf8_lossy(&ended.stderr));
         let _lock = ledger.lock().unwrap();
-        assert_eq!(revert_the_dead(&history, &sysfs).unwrap(), 1, "boundary {at}");
+        assert_eq!(revert_the_dead(&history, &host).unwrap(), 1, "boundary {at}");
         assert_eq!(links(), before, "boundary {at}: the host is as before");
-        assert_eq!(revert_the_dead(&history, &sysfs).unwrap(), 0, "boundary {at}: nothing is left");
+        assert_eq!(revert_the_dead(&history, &host).unwrap(), 0, "boundary {at}: nothing is left");
     }
     panic!("a change without end");
 }

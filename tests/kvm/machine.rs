@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::image;
 
 /// Far longer than anything here takes on a machine that has other things to do as well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Whether tests with a guest can run; says why where they cannot.
 pub(crate) fn available() -> bool {

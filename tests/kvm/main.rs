@@ -7,6 +7,7 @@ mod chipset;
 mod console;
 mod crashes;
 mod ends;
+mod faults;
 mod garbage;
 mod image;
 mod input;

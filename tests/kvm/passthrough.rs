@@ -2,6 +2,7 @@
 //! lab, what the guest and the machine do with it is here.
 
 use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ struct InProcess {
     console: Heard,
     read: usize,
     handle: vmm::machine::Handle,
+    input: std::io::PipeWriter,
     thread: JoinHandle<Result<Outcome, vmm::machine::Error>>,
 }
 
@@ -33,11 +35,12 @@ impl InProcess {
             on_device_error: OnDeviceError::Stop,
         };
         let (reader, writer) = std::io::pipe().unwrap();
+        let (typed, input) = std::io::pipe().unwrap();
         let slot = |fake: &Arc<Fake>| Slot { name: "card".into(), functions: vec![Arc::clone(fake) as _] };
         let resources = Resources {
             kernel: File::open(image::elf()).unwrap(),
             initrd: None,
-            console: Console { input: None, output: writer.into() },
+            console: Console { input: Some(typed.into()), output: writer.into() },
             slots: slots.iter().map(|fake| slot(fake)).collect(),
         };
         let (tell, told) = std::sync::mpsc::channel();
@@ -47,7 +50,7 @@ impl InProcess {
             machine.run(resources)
         });
         let handle = told.recv().unwrap();
-        Self { console: Heard::listen(reader), read: 0, handle, thread }
+        Self { console: Heard::listen(reader), read: 0, handle, input, thread }
     }
 
     fn wait_for(&mut self, text: &str) {
@@ -96,6 +99,27 @@ fn a_guest_drives_bars_msix_and_dma_and_again_after_a_reset() {
     assert_eq!(guest.end(), Outcome::PowerOff);
     // Guest RAM was there for DMA, and is no longer.
     assert_eq!(fake.space().maps(), []);
+}
+
+#[test]
+fn a_pin_interrupts_until_the_device_lets_go_of_it() {
+    if !available() {
+        return;
+    }
+    let fake = Arc::new(Fake::nic());
+    let mut guest = InProcess::start("test=pin", 1, &[&fake]);
+    guest.wait_for("pin 1\n");
+    guest.wait_for("armed\n");
+    assert!(fake.fire(IrqKind::Intx, 0));
+    // The resampling irqfd asserts it again at each end of interrupt.
+    guest.wait_for("more and more\n");
+    fake.lower_pin();
+    guest.input.write_all(b"l").unwrap();
+    guest.wait_for("quiet\n");
+    assert!(fake.fire(IrqKind::Intx, 0));
+    guest.wait_for("came\n");
+    fake.lower_pin();
+    assert_eq!(guest.end(), Outcome::PowerOff);
 }
 
 #[test]

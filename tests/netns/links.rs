@@ -1,82 +1,12 @@
-//! Links made, changed, removed and put back; ip(8) and bridge(8) are the second witnesses.
+//! Links made, changed, removed and put back.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use netconfig::blocking::with_network;
-use netconfig::{Address, Bridge, LinkKind, LinkSettings, MacAddress, MacvtapMode};
+use netconfig::{Bridge, LinkKind, LinkSettings, MacvtapMode};
 
 use crate::namespace::{alone, ip, seen};
-
-/// Its addresses do not depend on the day.
-const MAC: &str = "02:00:00:00:00:01";
-
-fn settings() -> BTreeMap<String, LinkSettings> {
-    with_network(async |network| network.settings().await).unwrap()
-}
-
-fn settings_of(name: &str) -> LinkSettings {
-    settings().remove(name).unwrap()
-}
-
-fn try_realize(name: &str, wanted: Option<&LinkSettings>) -> Result<(), netconfig::Error> {
-    with_network(async |network| network.realize(name, wanted).await)
-}
-
-/// Makes it so, finds it so, and that doing it again changes nothing.
-fn realize(name: &str, wanted: Option<&LinkSettings>) {
-    try_realize(name, wanted).unwrap();
-    let now = settings();
-    assert_eq!(netconfig::differences(name, wanted, &now), []);
-    try_realize(name, wanted).unwrap();
-    assert_eq!(settings(), now);
-}
-
-fn mac(text: &str) -> MacAddress {
-    text.parse().unwrap()
-}
-
-fn addresses(list: &[&str]) -> BTreeSet<Address> {
-    list.iter().map(|address| address.parse().unwrap()).collect()
-}
-
-fn link(kind: LinkKind) -> LinkSettings {
-    LinkSettings {
-        kind,
-        up: true,
-        mtu: 1500,
-        mac_address: Some(mac("02:00:00:00:00:b0")),
-        controller: None,
-        addresses: BTreeSet::new(),
-        gateways: BTreeSet::new(),
-        vlans: BTreeMap::new(),
-        forwarded: BTreeSet::new(),
-    }
-}
-
-fn bridge() -> LinkSettings {
-    link(LinkKind::Bridge(Bridge { stp: false, ageing_time: 300, vlan_filtering: false }))
-}
-
-/// Two ends of a cable: this is what a card is here.
-fn cable() {
-    ip(&format!("link add tw0 address {MAC} type veth peer name tw1"));
-    ip("link set tw1 up");
-}
-
-/// Every one of `steps` from what was before, and back to it.
-fn there_and_back(name: &str, steps: &[LinkSettings]) {
-    let before = settings();
-    for step in steps {
-        realize(name, Some(step));
-    }
-    realize(name, before.get(name));
-    assert_eq!(settings(), before);
-    for step in steps {
-        realize(name, Some(step));
-        realize(name, before.get(name));
-        assert_eq!(settings(), before);
-    }
-}
+use crate::witness::{
+    addresses, bridge, bridge_tool, cable, link, mac, realize, settings, settings_of, there_and_back,
+    try_realize,
+};
 
 #[test]
 fn a_bridge_is_made_changed_in_every_field_and_removed() {
@@ -287,10 +217,4 @@ fn refusals_name_the_link_and_the_deed_and_undo_works_after_them() {
             assert_eq!(settings(), before);
         }
     });
-}
-
-fn bridge_tool(arguments: &str) -> String {
-    let output = std::process::Command::new("bridge").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "bridge {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }

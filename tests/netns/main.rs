@@ -2,6 +2,10 @@
 
 mod links;
 mod namespace;
+mod nat;
+mod random;
+mod stacks;
+mod witness;
 
 use std::time::{Duration, Instant};
 

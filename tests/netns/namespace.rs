@@ -58,7 +58,7 @@ fn again(command: &mut Command, name: &str) {
     assert!(passed, "{said}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn required() -> bool {
+pub(crate) fn required() -> bool {
     let required = std::env::var("REQUIRE").unwrap_or_default();
     required.split(',').any(|suite| matches!(suite.trim(), "netns" | "all"))
 }

@@ -1,10 +1,10 @@
 //! Preparing the host for one guest, and giving back what it had.
 
 use anyhow::{Context, bail};
-use vfio::{PciAddress, Sysfs};
+use vfio::PciAddress;
 
 use super::steps::{self, Journal, find};
-use super::{Claim, Holder, Ledger, Undo};
+use super::{Claim, Holder, Host, Ledger, Undo};
 use crate::plan::{Plan, SlotPlan};
 
 /// A guest's slots, with the functions found.
@@ -33,17 +33,17 @@ impl Journal for Claiming<'_> {
 }
 
 /// Does what a plan says. What was done before a failure is put back.
-pub fn apply(plan: &Plan, vm: &str, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<Applied> {
+pub fn apply(plan: &Plan, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<Applied> {
     let mut journal = Claiming { ledger, claim: Claim { holder: Holder::this(vm), undo: Vec::new() } };
-    let done = plan.steps.iter().try_for_each(|step| steps::take(step, sysfs, &mut journal));
+    let done = plan.steps.iter().try_for_each(|step| steps::take(step, host, &mut journal));
     let slot = |slot: &SlotPlan| {
         let functions =
-            slot.functions.iter().map(|target| find(sysfs, target)).collect::<anyhow::Result<_>>()?;
+            slot.functions.iter().map(|target| find(&host.sysfs, target)).collect::<anyhow::Result<_>>()?;
         Ok((slot.name.clone(), functions))
     };
     let slots = done.and_then(|()| plan.slots.iter().map(slot).collect::<anyhow::Result<_>>());
     if slots.is_err()
-        && let Err(error) = restore(&journal.claim, sysfs, ledger)
+        && let Err(error) = restore(&journal.claim, host, ledger)
     {
         tracing::error!("{error:#}");
     }
@@ -51,10 +51,10 @@ pub fn apply(plan: &Plan, vm: &str, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::R
 }
 
 /// Puts back what a claim says, last first, and forgets it when all is back. What fails is said, and the rest is done all the same.
-pub fn restore(claim: &Claim, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<()> {
+pub fn restore(claim: &Claim, host: &Host, ledger: &Ledger) -> anyhow::Result<()> {
     let vm = &claim.holder.vm;
     if let Err(error) =
-        steps::put_back(&claim.undo, sysfs).with_context(|| format!("Putting devices of guest `{vm}` back"))
+        steps::put_back(&claim.undo, host).with_context(|| format!("Putting devices of guest `{vm}` back"))
     {
         bail!(error);
     }

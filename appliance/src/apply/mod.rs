@@ -9,6 +9,26 @@ mod steps;
 mod transaction;
 mod undo;
 
+use std::path::Path;
+
+use netconfig::nat::Nats;
+use vfio::Sysfs;
+
+/// What steps are done to.
+pub struct Host {
+    /// PCI functions.
+    pub sysfs: Sysfs,
+    /// NAT networks, which are written down in the state folder.
+    pub nats: Nats,
+}
+
+impl Host {
+    /// This host, with what is written down below a state folder.
+    pub fn at(state: &Path) -> Self {
+        Self { sysfs: Sysfs::default(), nats: Nats::new(state.join("nat")) }
+    }
+}
+
 pub use claim::{Claim, Holder};
 pub use guest::{Applied, apply, restore};
 pub use history::{History, Record, State, current, originals};

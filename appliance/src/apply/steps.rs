@@ -9,7 +9,7 @@ use vfio::bind::Binding;
 use vfio::sriov::PhysicalFunction;
 use vfio::{PciAddress, Sysfs};
 
-use super::Undo;
+use super::{Host, Undo};
 use crate::host;
 use crate::plan::{Step, Target};
 
@@ -23,15 +23,15 @@ pub trait Journal {
 }
 
 /// Does one step.
-pub(super) fn take(step: &Step, sysfs: &Sysfs, journal: &mut dyn Journal) -> anyhow::Result<()> {
+pub(super) fn take(step: &Step, host: &Host, journal: &mut dyn Journal) -> anyhow::Result<()> {
     tracing::info!("{step}");
-    Work { sysfs, journal }.step(step).with_context(|| format!("Doing the step `{step}`"))
+    Work { host, sysfs: &host.sysfs, journal }.step(step).with_context(|| format!("Doing the step `{step}`"))
 }
 
 /// Puts back what was noted, last first. What fails is said, and the rest is done all the same.
-pub(super) fn put_back(undo: &[Undo], sysfs: &Sysfs) -> anyhow::Result<()> {
+pub(super) fn put_back(undo: &[Undo], host: &Host) -> anyhow::Result<()> {
     let failures: Vec<String> =
-        undo.iter().rev().filter_map(|undo| Some(format!("{:#}", undo.put_back(sysfs).err()?))).collect();
+        undo.iter().rev().filter_map(|undo| Some(format!("{:#}", undo.put_back(host).err()?))).collect();
     if failures.is_empty() { Ok(()) } else { bail!(failures.join("; ")) }
 }
 
@@ -48,6 +48,7 @@ pub(super) fn find(sysfs: &Sysfs, target: &Target) -> anyhow::Result<PciAddress>
 }
 
 struct Work<'a> {
+    host: &'a Host,
     sysfs: &'a Sysfs,
     journal: &'a mut dyn Journal,
 }
@@ -92,6 +93,10 @@ impl Work<'_> {
                 Ok(())
             }
             Step::Link { name, to, .. } => self.link(name, to.as_deref()),
+            Step::Nat { name, to, .. } => {
+                self.note_nat(name)?;
+                Ok(self.host.nats.realize(name, to.as_deref())?)
+            }
             Step::Release(undo) => self.release(undo),
         }
     }
@@ -109,12 +114,13 @@ impl Work<'_> {
             }
             Undo::Sriov { pf, .. } => self.note_vfs(*pf)?,
             Undo::Link { name, .. } => self.note_link(name)?,
+            Undo::Nat { name, .. } => self.note_nat(name)?,
             Undo::Hugepages { size, .. } => {
                 let before = host::huge_pages(Path::new("/sys"), size.0);
                 self.journal.note_own(Undo::Hugepages { size: *size, before })?;
             }
         }
-        undo.put_back(self.sysfs)
+        undo.put_back(self.host)
     }
 
     /// A PF's VFs are about to be made anew: first how each was, then how many there were, as undoing goes backwards.
@@ -164,6 +170,11 @@ impl Work<'_> {
             let before = links.get(&name).cloned().map(Box::new);
             self.journal.note_own(Undo::Link { name, before })
         })
+    }
+
+    fn note_nat(&mut self, name: &str) -> anyhow::Result<()> {
+        let before = self.host.nats.settings()?.remove(name).map(Box::new);
+        self.journal.note_own(Undo::Nat { name: name.to_owned(), before })
     }
 
     fn set_vf(

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use vfio::Sysfs;
 
 use super::history::now;
 use super::steps::{self, Journal};
-use super::{History, Holder, Ledger, Record, State, Undo};
+use super::{History, Holder, Host, Ledger, Record, State, Undo};
 use crate::plan::{HostPlan, Step};
 
 /// How long the host may take until it is as planned.
@@ -48,8 +47,8 @@ pub struct Transaction<'a> {
     pub history: &'a History,
     /// The ledger, whose lock keeps others from changing the host.
     pub ledger: &'a Ledger,
-    /// The host's PCI functions.
-    pub sysfs: &'a Sysfs,
+    /// What it is done to.
+    pub host: &'a Host,
     /// Hears what happens.
     pub hear: &'a dyn Fn(Event<'_>),
     /// What is still to be done, read anew from the host.
@@ -94,7 +93,7 @@ impl Transaction<'_> {
         let mut noting = Noting { history: self.history, record, hear: self.hear };
         let done = plan.steps.iter().try_for_each(|planned| {
             (self.hear)(Event::Step(&planned.step));
-            steps::take(&planned.step, self.sysfs, &mut noting)
+            steps::take(&planned.step, self.host, &mut noting)
         });
         let mut record = noting.record;
         if let Err(error) = done.and_then(|()| self.settle()) {
@@ -128,7 +127,7 @@ impl Transaction<'_> {
 
     fn revert(&self, record: Record, why: String) -> anyhow::Result<Outcome> {
         (self.hear)(Event::Reverting(&why));
-        revert(record, &why, self.history, self.sysfs)?;
+        revert(record, &why, self.history, self.host)?;
         Ok(Outcome::Reverted(why))
     }
 
@@ -168,8 +167,8 @@ fn released(step: &Step) -> Option<String> {
 }
 
 /// Puts back what a change did, as far as it got. May be done twice.
-pub fn revert(mut record: Record, why: &str, history: &History, sysfs: &Sysfs) -> anyhow::Result<()> {
-    steps::put_back(&record.undo, sysfs)
+pub fn revert(mut record: Record, why: &str, history: &History, host: &Host) -> anyhow::Result<()> {
+    steps::put_back(&record.undo, host)
         .with_context(|| format!("Putting back what change {} ({}) did", record.id, record.title))?;
     record.state = State::Reverted { why: why.to_owned() };
     history.write(&record)?;
@@ -178,7 +177,7 @@ pub fn revert(mut record: Record, why: &str, history: &History, sysfs: &Sysfs) -
 }
 
 /// Puts back what changes did whose processes are gone; how many.
-pub fn revert_the_dead(history: &History, sysfs: &Sysfs) -> anyhow::Result<usize> {
+pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> {
     let mut count: usize = 0;
     for record in history.records()? {
         let why = match &record.state {
@@ -189,7 +188,7 @@ pub fn revert_the_dead(history: &History, sysfs: &Sysfs) -> anyhow::Result<usize
             _ => continue,
         };
         tracing::warn!("Change {} ({}): {why}; putting everything back", record.id, record.title);
-        revert(record, why, history, sysfs)?;
+        revert(record, why, history, host)?;
         count = count.saturating_add(1);
     }
     Ok(count)

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use anyhow::Context;
 use netconfig::blocking::with_network;
+use netconfig::nat::Nat;
 use netconfig::{EswitchMode, LinkSettings, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::bind::{Binding, DriverState};
 use vfio::sriov::{PhysicalFunction, SriovState};
 use vfio::{PciAddress, Sysfs};
 
+use super::Host;
 use crate::config::Size;
-use crate::host;
 
 /// How one thing was before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,13 @@ pub enum Undo {
         /// Its settings.
         before: Option<Box<LinkSettings>>,
     },
+    /// What makes a bridge a NAT network; none where it is none.
+    Nat {
+        /// The bridge.
+        name: String,
+        /// Its settings.
+        before: Option<Box<Nat>>,
+    },
     /// How many huge pages are set aside.
     Hugepages {
         /// Of which size.
@@ -65,12 +73,14 @@ impl Undo {
             Self::Driver { address, .. } => format!("driver of {address}"),
             Self::Sriov { pf, .. } => format!("VFs of {pf}"),
             Self::Link { name, .. } => format!("link {name}"),
+            Self::Nat { name, .. } => format!("NAT of {name}"),
             Self::Hugepages { size, .. } => format!("huge pages of {size}"),
         }
     }
 
     /// Makes it so again. May be done twice, and where it is so already. What is gone altogether is said and passed over.
-    pub fn put_back(&self, sysfs: &Sysfs) -> anyhow::Result<()> {
+    pub fn put_back(&self, host: &Host) -> anyhow::Result<()> {
+        let sysfs = &host.sysfs;
         match self {
             Self::Driver { address, before } => {
                 // A VF may be gone with its PF's number, or a card with its slot: there is nothing to put back.
@@ -98,8 +108,9 @@ impl Undo {
                     _ => network.realize(name, before.as_deref()).await,
                 }
             })?),
+            Self::Nat { name, before } => Ok(host.nats.realize(name, before.as_deref())?),
             Self::Hugepages { size, before } => {
-                host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ())
+                crate::host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ())
             }
         }
     }
@@ -130,10 +141,10 @@ fn put_vfs_back(
 ) -> anyhow::Result<()> {
     let function = PhysicalFunction::of(sysfs, pf)?;
     if let Some(mode) = eswitch_mode
-        && host::eswitch_mode(pf)? != Some(mode)
+        && crate::host::eswitch_mode(pf)? != Some(mode)
     {
         function.resize(0)?;
-        host::set_eswitch_mode(pf, mode)?;
+        crate::host::set_eswitch_mode(pf, mode)?;
     }
     Ok(function.restore(before)?)
 }
@@ -148,6 +159,8 @@ impl fmt::Display for Undo {
             Self::Sriov { pf, before, .. } => write!(f, "{pf}: num-vfs -> {}", before.num_vfs),
             Self::Link { name, before: None } => write!(f, "{name}: remove"),
             Self::Link { name, before: Some(_) } => write!(f, "{name}: settings as they were"),
+            Self::Nat { name, before: None } => write!(f, "{name}: no NAT network any more"),
+            Self::Nat { name, before: Some(_) } => write!(f, "{name}: the NAT network as it was"),
             Self::Hugepages { size, before } => write!(f, "huge pages of {size} -> {before}"),
         }
     }

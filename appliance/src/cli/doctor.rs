@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use clap::Args;
-use vfio::Sysfs;
 
 use super::StateDir;
 use super::check::{load, print};
 use super::exit::Exit;
 use super::failure::{Failure, ended};
-use crate::apply::Ledger;
+use crate::apply::{Host, Ledger};
 use crate::config::Config;
 use crate::doctor::{Facts, Health, Report, examine};
 use crate::host::HostState;
@@ -35,7 +34,8 @@ fn look(arguments: &Arguments) -> Result<Exit, Failure> {
         Some(file) => load(file).map_err(Failure::Input)?,
         None => Config::default(),
     };
-    let host = HostState::read_all(&Sysfs::default(), &Ledger::at(&arguments.state.state_dir))?;
+    let host =
+        HostState::read_all(&Host::at(&arguments.state.state_dir), &Ledger::at(&arguments.state.state_dir))?;
     let report = examine(&Facts::read(Path::new("/")), &host, &config);
     if arguments.json {
         print(&serde_json::to_string_pretty(&report).unwrap_or_default());

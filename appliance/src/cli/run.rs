@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::Args;
-use vfio::Sysfs;
 use vmm::{Machine, Outcome};
 
 use super::StateDir;
@@ -12,7 +11,7 @@ use super::check;
 use super::exit::{Exit, complain};
 use super::failure::{Failure, ended};
 use super::terminal::Terminal;
-use crate::apply::{self, Applied, History, Ledger};
+use crate::apply::{self, Applied, History, Host, Ledger};
 use crate::config::{Config, Vm};
 use crate::faults;
 use crate::guest::{self, BootFiles};
@@ -45,14 +44,14 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         enough_memory(vm).map_err(Failure::Refused)?;
         return start(name, vm, files, &Applied { slots: Vec::new() });
     }
-    let (sysfs, ledger) = (Sysfs::default(), Ledger::at(&arguments.state.state_dir));
-    let applied = prepare(&config, arguments, vm, &sysfs, &ledger)?;
+    let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
+    let applied = prepare(&config, arguments, vm, &host, &ledger)?;
     let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
     if let Err(error) = faults::watch(name, functions) {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
     let outcome = start(name, vm, files, &applied);
-    let restored = give_back(name, &sysfs, &ledger);
+    let restored = give_back(name, &host, &ledger);
     match (outcome, restored) {
         (Ok(outcome), Ok(())) => Ok(outcome),
         (Err(failure), Ok(())) => Err(failure),
@@ -70,27 +69,26 @@ fn prepare(
     config: &Config,
     arguments: &Arguments,
     vm: &Vm,
-    sysfs: &Sysfs,
+    place: &Host,
     ledger: &Ledger,
 ) -> Result<Applied, Failure> {
     let _lock = ledger.lock().map_err(Failure::Fault)?;
-    put_back_the_dead(sysfs, ledger).map_err(Failure::Fault)?;
+    put_back_the_dead(place, ledger).map_err(Failure::Fault)?;
     let name = arguments.vm.as_str();
     if let Some(claim) = ledger.claim(name).map_err(Failure::Fault)? {
         let error = anyhow::anyhow!("Guest `{name}` runs already, as process {}", claim.holder.pid);
         return Err(Failure::Refused(error));
     }
     let macs = config.devices.values().any(|device| device.matches.permanent_mac.is_some());
-    let host = HostState::read(sysfs, ledger, macs).map_err(Failure::Fault)?;
+    let host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
     let plan = plan(config, &host, name, vm)
         .map_err(|refusals| Failure::Input(check::at_their_lines(&arguments.file, &refusals)))?;
-    apply::apply(&plan, name, sysfs, ledger).map_err(Failure::Fault)
+    apply::apply(&plan, name, place, ledger).map_err(Failure::Fault)
 }
 
 fn start(name: &str, vm: &Vm, files: BootFiles, applied: &Applied) -> Result<Outcome, Failure> {
-    let machine = Machine::new(guest::spec(name, vm)).map_err(|error| Failure::Fault(error.into()))?;
-    let terminal =
-        Terminal::open(machine.handle()).context("Setting the console up").map_err(Failure::Fault)?;
+    let mut machine = Machine::new(guest::spec(name, vm)).map_err(|error| Failure::Fault(error.into()))?;
+    let terminal = Terminal::open(&mut machine).context("Setting the console up").map_err(Failure::Fault)?;
     let console = terminal.console().context("Setting the console up").map_err(Failure::Fault)?;
     let kvm = || Ok(machine.vfio_device()?);
     let resources = guest::resources(files, console, applied, kvm).map_err(Failure::Fault)?;
@@ -107,15 +105,15 @@ fn start(name: &str, vm: &Vm, files: BootFiles, applied: &Applied) -> Result<Out
     })
 }
 
-fn give_back(name: &str, sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<()> {
+fn give_back(name: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<()> {
     let _lock = ledger.lock()?;
     match ledger.claim(name)? {
-        Some(claim) => apply::restore(&claim, sysfs, ledger),
+        Some(claim) => apply::restore(&claim, host, ledger),
         None => Ok(()),
     }
 }
 
-pub(super) fn put_back_the_dead(sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Result<usize> {
+pub(super) fn put_back_the_dead(host: &Host, ledger: &Ledger) -> anyhow::Result<usize> {
     let dead: Vec<_> = ledger.claims()?.into_iter().filter(|claim| !claim.holder.is_alive()).collect();
     for claim in &dead {
         tracing::warn!(
@@ -123,16 +121,16 @@ pub(super) fn put_back_the_dead(sysfs: &Sysfs, ledger: &Ledger) -> anyhow::Resul
             claim.holder.vm,
             claim.holder.pid
         );
-        apply::restore(claim, sysfs, ledger)?;
+        apply::restore(claim, host, ledger)?;
     }
     Ok(dead.len())
 }
 
 pub(super) fn recover(state: &Path) -> Exit {
-    let (sysfs, ledger, history) = (Sysfs::default(), Ledger::at(state), History::at(state));
-    let recovered = ledger.lock().and_then(|_lock| {
-        Ok((put_back_the_dead(&sysfs, &ledger)?, apply::revert_the_dead(&history, &sysfs)?))
-    });
+    let (host, ledger, history) = (Host::at(state), Ledger::at(state), History::at(state));
+    let recovered = ledger
+        .lock()
+        .and_then(|_lock| Ok((put_back_the_dead(&host, &ledger)?, apply::revert_the_dead(&history, &host)?)));
     match recovered {
         Ok((0, 0)) => check::print("Nothing to put back."),
         Ok((guests, changes)) => {
@@ -152,8 +150,12 @@ pub(super) fn recover(state: &Path) -> Exit {
 }
 
 fn enough_memory(vm: &Vm) -> anyhow::Result<()> {
-    let (memory, available) = (vm.memory.detail(), host::memory_available(Path::new("/proc")));
-    if memory.hugepages.is_none() && memory.size.0 > available {
+    let memory = vm.memory.detail();
+    if memory.hugepages.is_some() || host::memory_is_free(memory.size.0) {
+        return Ok(());
+    }
+    let available = host::memory_available(Path::new("/proc"));
+    if memory.size.0 > available {
         anyhow::bail!(
             "The guest wants {} of memory, and the host has {} MiB to give; give the guest less, or stop something on the host",
             memory.size,

@@ -1,15 +1,17 @@
-//! The person's terminal as the guest's console: raw while the guest runs, Ctrl-A in front of what is for us. Signals too:
-//! one thread waits for all that a person may do.
+//! The person's terminal as the guest's console: raw while the guest runs, Ctrl-A in front of what is for us. Signals too.
+//!
+//! No thread waits for them: the machine's own loop does.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use vmm::machine::Handle;
+use vmm::Machine;
+use vmm::machine::{Handle, Watched};
 use vmm::spec::Console;
 
 /// Ctrl-A.
@@ -23,23 +25,30 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Makes a terminal raw and starts to read it. Anything else (a pipe, a file) is passed on untouched.
-    pub(super) fn open(handle: Handle) -> io::Result<Self> {
-        let signals = Signals::catch()?;
+    /// Makes a terminal raw, and has the machine wait for what is typed there. Anything else (a pipe, a file) is passed on
+    /// untouched. Signals are waited for in either case.
+    pub(super) fn open(machine: &mut Machine) -> io::Result<Self> {
+        for (signals, act) in [
+            // So that the guest's devices go back.
+            (&[SIGTERM, SIGINT, SIGHUP][..], Handle::stop as fn(&Handle)),
+            (&[SIGUSR1][..], Handle::log_stats),
+        ] {
+            machine.watch(Box::new(Signals { came: catch(signals)?, handle: machine.handle(), act }));
+        }
         let stdin = io::stdin();
+        let input = stdin.as_fd().try_clone_to_owned()?;
         if !stdin.is_terminal() {
-            wait_in_background(signals, None, handle)?;
-            return Ok(Self { before: None, input: stdin.as_fd().try_clone_to_owned()? });
+            return Ok(Self { before: None, input });
         }
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         // What a guest that reads nothing leaves in the pipe must not keep us from seeing Ctrl-A.
-        let (input, to_guest) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let terminal = Self { before: Some(before), input };
-        wait_in_background(signals, Some(Relay { to_guest: to_guest.into(), escaped: false }), handle)?;
-        Ok(terminal)
+        let (to_us, to_guest) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let handle = machine.handle();
+        machine.watch(Box::new(Relay { typed: input, to_guest: to_guest.into(), escaped: false, handle }));
+        Ok(Self { before: Some(before), input: to_us })
     }
 
     /// The ends that the guest gets.
@@ -61,39 +70,52 @@ impl Drop for Terminal {
     }
 }
 
-/// Readable when a signal has come.
+/// What some signals do.
 struct Signals {
-    /// SIGTERM, SIGINT and SIGHUP: the guest is stopped, so that its devices go back.
-    stop: File,
-    /// SIGUSR1: its statistics are logged.
-    stats: File,
+    /// Readable when one has come.
+    came: File,
+    handle: Handle,
+    act: fn(&Handle),
 }
 
-impl Signals {
-    fn catch() -> io::Result<Self> {
-        let on = |signals: &[i32]| {
-            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-            for signal in signals {
-                signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
-            }
-            io::Result::Ok(File::from(reader))
-        };
-        Ok(Self { stop: on(&[SIGTERM, SIGINT, SIGHUP])?, stats: on(&[SIGUSR1])? })
+/// From now on these signals make the file readable instead of ending us.
+fn catch(signals: &[i32]) -> io::Result<File> {
+    let (came, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;
+    }
+    Ok(came.into())
+}
+
+impl Watched for Signals {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.came.as_fd()
+    }
+
+    fn ready(&mut self) -> bool {
+        if self.came.read(&mut [0; 16]).is_ok() {
+            (self.act)(&self.handle);
+        }
+        true
     }
 }
 
 /// From the terminal to the guest, but for what follows Ctrl-A.
 struct Relay {
+    typed: OwnedFd,
     to_guest: File,
     escaped: bool,
+    handle: Handle,
 }
 
-impl Relay {
-    /// Takes what was typed. False where there is no terminal any more.
-    fn typed(&mut self, handle: &Handle) -> bool {
+impl Watched for Relay {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.typed.as_fd()
+    }
+
+    fn ready(&mut self) -> bool {
         let mut bytes = [0; 256];
-        // Not through `Stdin`, whose buffer poll knows nothing of.
-        let Ok(count @ 1..) = rustix::io::read(io::stdin(), &mut bytes) else { return false };
+        let Ok(count @ 1..) = rustix::io::read(&self.typed, &mut bytes) else { return false };
         let mut pass = Vec::with_capacity(count);
         for byte in bytes.iter().take(count).copied() {
             match (self.escaped, byte) {
@@ -102,12 +124,10 @@ impl Relay {
                 (true, byte) => {
                     self.escaped = false;
                     match byte {
-                        b'x' | b'X' | 0x18 => handle.stop(),
-                        b'p' | b'P' => handle.press_power_button(),
+                        b'x' | b'X' | 0x18 => self.handle.stop(),
+                        b'p' | b'P' => self.handle.press_power_button(),
                         b'a' | ESCAPE => pass.push(ESCAPE),
-                        _ => {
-                            let _ = io::stdout().write_all(HELP).and_then(|()| io::stdout().flush());
-                        }
+                        _ => help(),
                     }
                 }
             }
@@ -120,36 +140,11 @@ impl Relay {
     }
 }
 
-fn wait_in_background(mut signals: Signals, mut relay: Option<Relay>, handle: Handle) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("terminal".into());
-    thread.spawn(move || {
-        loop {
-            let stdin = io::stdin();
-            let mut waited =
-                vec![PollFd::new(&signals.stop, PollFlags::IN), PollFd::new(&signals.stats, PollFlags::IN)];
-            if relay.is_some() {
-                waited.push(PollFd::new(&stdin, PollFlags::IN));
-            }
-            match poll(&mut waited, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    tracing::error!("Waiting for signals and the terminal: {error}");
-                    return;
-                }
-            }
-            let ready: Vec<bool> = waited.iter().map(|one| !one.revents().is_empty()).collect();
-            let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
-            let mut signal = [0; 16];
-            if is_ready(0) && signals.stop.read(&mut signal).is_ok() {
-                handle.stop();
-            }
-            if is_ready(1) && signals.stats.read(&mut signal).is_ok() {
-                handle.log_stats();
-            }
-            if is_ready(2) && !relay.as_mut().is_some_and(|relay| relay.typed(&handle)) {
-                relay = None;
-            }
-        }
-    })?;
-    Ok(())
+/// Where nobody reads what we say, there is nobody to help.
+fn help() {
+    let mut stdout = io::stdout();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0) {
+        let _ = stdout.write_all(HELP).and_then(|()| stdout.flush());
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use netconfig::merge::merge;
+use netconfig::merge::{merge, nats};
 use netconfig::{LinkSettings, MacAddress, VfAttributes};
 use vfio::PciAddress;
 
@@ -121,7 +121,8 @@ impl<'a> Check<'a> {
             sections.values().flat_map(|section| section.base_iface.iter().chain(section.ports.keys()));
         let elsewhere = named.filter(|name| !sections.contains_key(*name));
         let current = elsewhere.map(|name| (name.clone(), LinkSettings::any())).collect();
-        for problem in merge(sections, &current).err().into_iter().flatten() {
+        let problems = merge(sections, &current).err().into_iter().chain(nats(sections).err()).flatten();
+        for problem in problems {
             let path: Vec<&str> =
                 std::iter::once("networks").chain(problem.path.iter().map(String::as_str)).collect();
             self.report(&path, problem.message, problem.help.map(str::to_owned));

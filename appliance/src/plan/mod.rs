@@ -11,6 +11,7 @@ mod whole;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use netconfig::nat::Nat;
 use netconfig::{EswitchMode, LinkSettings, VfAttributes};
 use serde::Serialize;
 use vfio::PciAddress;
@@ -113,6 +114,15 @@ pub enum Step {
         /// Then; none where it goes.
         to: Option<Box<LinkSettings>>,
     },
+    /// What makes a bridge a NAT network.
+    Nat {
+        /// The bridge.
+        name: String,
+        /// Now; none where it is none.
+        from: Option<Box<Nat>>,
+        /// Then.
+        to: Option<Box<Nat>>,
+    },
     /// Something that was changed once goes back to what it was.
     Release(Undo),
 }
@@ -142,6 +152,9 @@ impl fmt::Display for Step {
                 }
                 (_, None) => write!(f, "{name}: remove"),
             },
+            Self::Nat { name, from: None, .. } => write!(f, "{name}: make it a NAT network"),
+            Self::Nat { name, to: None, .. } => write!(f, "{name}: make it no NAT network"),
+            Self::Nat { name, .. } => write!(f, "{name}: change the NAT network"),
             Self::Release(undo) => write!(f, "{undo}"),
         }
     }

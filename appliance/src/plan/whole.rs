@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use netconfig::merge::merge;
+use netconfig::merge::{Problem, merge, nats};
+use netconfig::section::NetworkType;
 use netconfig::{LinkSettings, VfAttributes, VfState};
 use serde::Serialize;
 use vfio::PciAddress;
@@ -82,6 +83,7 @@ pub fn whole(config: &Config, host: &HostState, originals: &[Undo]) -> Result<Ho
     whole.release(originals);
     whole.sriov();
     whole.networks();
+    whole.nats();
     whole.devices();
     let Whole { planner, steps, .. } = whole;
     if planner.refusals.is_empty() { Ok(HostPlan { steps }) } else { Err(planner.refusals) }
@@ -138,6 +140,9 @@ impl<'a> Whole<'a> {
                 Undo::Link { name, .. } => {
                     wanted.iter().any(|(wanted, _)| wanted == name) || self.is_of_pf(name, &named_pfs)
                 }
+                Undo::Nat { name, .. } => {
+                    config.networks.get(name).is_some_and(|section| section.kind == NetworkType::Nat)
+                }
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => named_pfs.contains_key(pf),
                 Undo::Driver { address, .. } => {
                     lent.iter().any(|target| self.address(target) == Some(*address))
@@ -146,7 +151,7 @@ impl<'a> Whole<'a> {
             let gone = match undo {
                 Undo::Driver { address, .. } => host.inventory.function(*address).is_none(),
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => host.inventory.function(*pf).is_none(),
-                Undo::Link { .. } | Undo::Hugepages { .. } => false,
+                Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => false,
             };
             if named || gone || host.is(undo) {
                 continue;
@@ -186,7 +191,7 @@ impl<'a> Whole<'a> {
                 let sriov = host.inventory.function(*pf)?.sriov.as_ref()?;
                 held(sriov.vfs.get(usize::try_from(before.id).ok()?)?)
             }
-            Undo::Link { .. } | Undo::Hugepages { .. } => None,
+            Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => None,
         }
     }
 
@@ -323,14 +328,7 @@ impl<'a> Whole<'a> {
         let (config, host) = (self.planner.config, self.planner.host);
         let wanted = match merge(&config.networks, &host.links) {
             Ok(wanted) => wanted,
-            Err(problems) => {
-                for problem in problems {
-                    let path: Vec<&str> =
-                        std::iter::once("networks").chain(problem.path.iter().map(String::as_str)).collect();
-                    self.planner.refuse(&path, problem.message, problem.help);
-                }
-                return;
-            }
+            Err(problems) => return self.refuse_networks(problems),
         };
         for (name, mut to) in wanted {
             let from = host.links.get(&name).cloned();
@@ -346,6 +344,29 @@ impl<'a> Whole<'a> {
             }
             let blast = blast_of_link(from.as_ref(), &to);
             self.step(Step::Link { name, from: from.map(Box::new), to: Some(Box::new(to)) }, blast);
+        }
+    }
+
+    /// After the links: NAT networks are bridges first.
+    fn nats(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let wanted = match nats(&config.networks) {
+            Ok(wanted) => wanted,
+            Err(problems) => return self.refuse_networks(problems),
+        };
+        for (name, to) in wanted {
+            let from = host.nats.get(&name).cloned();
+            if from.as_ref() != Some(&to) {
+                self.step(Step::Nat { name, from: from.map(Box::new), to: Some(Box::new(to)) }, Vec::new());
+            }
+        }
+    }
+
+    fn refuse_networks(&mut self, problems: Vec<Problem>) {
+        for problem in problems {
+            let path: Vec<&str> =
+                std::iter::once("networks").chain(problem.path.iter().map(String::as_str)).collect();
+            self.planner.refuse(&path, problem.message, problem.help);
         }
     }
 

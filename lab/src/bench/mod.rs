@@ -8,3 +8,4 @@ pub mod machine;
 pub mod memory;
 mod peers;
 pub mod start;
+pub mod vf;

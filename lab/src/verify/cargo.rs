@@ -69,7 +69,12 @@ pub(super) fn crash(context: &Context) -> Result<Outcome> {
 }
 
 fn in_namespaces(context: &Context, suite: &str) -> Result<Outcome> {
-    host::ensure(&[("iproute2", "the suites in namespaces make links with ip(8), and compare with what it says")])?;
+    host::ensure(&[
+        ("iproute2", "the suites in namespaces make links with ip(8), and compare with what it says"),
+        ("nftables", "NAT networks are rules of nft(8)"),
+        ("dnsmasq-base", "NAT networks have their DHCP and DNS by dnsmasq(8)"),
+        ("busybox", "guests of NAT networks ask for an address with its DHCP client, and ping"),
+    ])?;
     let mut command = fresh::cargo();
     let mut namespace = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -15,10 +15,16 @@ use crate::network::Error;
 use crate::settings::Address;
 use crate::snapshot::Route;
 
+/// How often what is not wanted is removed: once, and once more for every hop of a route with several.
+const ROUNDS: u8 = 16;
+
 impl Work<'_> {
     /// Addresses, then the routes that need them.
     pub(super) async fn reach(&mut self) -> Result<(), Error> {
-        if self.remove().await? {
+        for _ in 0..ROUNDS {
+            if !self.remove().await? {
+                break;
+            }
             // With a network's first address the kernel removes its others, and routes that name it.
             self.look_again().await?;
         }
@@ -41,11 +47,19 @@ impl Work<'_> {
             .filter(|route| route.gateway.is_some_and(|gateway| !self.wanted.gateways.contains(&gateway)))
             .collect();
         for route in &gone {
-            let result = self.network.ask(Message::DelRoute(route.message.clone()), 0).await;
+            let result = match &route.without {
+                Some(others) => {
+                    let request = Message::NewRoute(again(others));
+                    self.network.ask(request, NLM_F_CREATE | NLM_F_REPLACE).await
+                }
+                None => self.network.ask(Message::DelRoute(route.message.clone()), 0).await,
+            };
             match result {
                 Err(refusal) if !refusal.is(Errno::SRCH) => {
                     return Err(self.refused("removing its default route", refusal));
                 }
+                // What was read of the route's other hops does not hold any more.
+                _ if route.without.is_some() => return Ok(true),
                 _ => {}
             }
         }

@@ -10,16 +10,55 @@ use rtnetlink::packet_route::neighbour::{
 use super::{Snapshot, base_of, mac};
 use crate::MacAddress;
 
-/// Gives each link the addresses told to it, without those that links above it tell themselves.
+/// Gives each link the addresses told to it, without those that the kernel tells by itself: of links above it, and what its
+/// bridge knows for certain, which a bridge that filters VLANs tells its ports instead of having them take everything.
 pub(super) fn add(snapshot: &mut Snapshot, links: &[LinkMessage], entries: &[NeighbourMessage]) {
-    let above = above(links);
+    let (above, certain) = (above(links), certain(entries));
+    let controllers: BTreeMap<u32, u32> =
+        links.iter().filter_map(|link| Some((link.header.index, controller_of(link)?))).collect();
     let mut found = snapshot.by_index();
     for entry in entries {
-        let (Some(link), Some(mac)) = (found.get_mut(&entry.header.ifindex), told(entry)) else { continue };
-        if above.get(&entry.header.ifindex).is_none_or(|macs| !macs.contains(&mac)) {
+        let index = entry.header.ifindex;
+        let (Some(link), Some(mac)) = (found.get_mut(&index), told(entry)) else { continue };
+        let by_bridge = controllers.get(&index).and_then(|bridge| certain.get(bridge));
+        let by_kernel = [above.get(&index), by_bridge];
+        if !by_kernel.into_iter().flatten().any(|macs| macs.contains(&mac)) {
             link.settings.forwarded.insert(mac);
         }
     }
+}
+
+/// What each bridge knows without having learnt it: its own addresses, its ports', and what it was told.
+fn certain(entries: &[NeighbourMessage]) -> BTreeMap<u32, BTreeSet<MacAddress>> {
+    let mut certain: BTreeMap<u32, BTreeSet<MacAddress>> = BTreeMap::new();
+    for entry in entries {
+        let lasting = matches!(entry.header.state, NeighbourState::Permanent | NeighbourState::Noarp);
+        if !lasting || entry.header.flags.contains(NeighbourFlags::Own) {
+            continue;
+        }
+        let bridge = entry.attributes.iter().find_map(|attribute| match attribute {
+            NeighbourAttribute::Controller(bridge) => Some(*bridge),
+            _ => None,
+        });
+        if let (Some(bridge), Some(mac)) = (bridge, mac_of(entry)) {
+            certain.entry(bridge).or_default().insert(mac);
+        }
+    }
+    certain
+}
+
+fn controller_of(message: &LinkMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn mac_of(entry: &NeighbourMessage) -> Option<MacAddress> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(octets) => mac(octets),
+        _ => None,
+    })
 }
 
 /// The address of a lasting entry of the link's own; those of a bridge and of tunnels are another matter.
@@ -29,11 +68,7 @@ fn told(entry: &NeighbourMessage) -> Option<MacAddress> {
         && !entry.attributes.iter().any(|attribute| {
             matches!(attribute, NeighbourAttribute::Destination(_) | NeighbourAttribute::Vlan(_))
         });
-    let octets = entry.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(octets) => Some(octets),
-        _ => None,
-    });
-    mac(octets?).filter(|mac| own && mac.is_unicast())
+    mac_of(entry).filter(|mac| own && mac.is_unicast())
 }
 
 /// Addresses of the links that stand on each link, or on the bond that it is a port of: the kernel tells them by itself.
@@ -45,10 +80,8 @@ fn above(links: &[LinkMessage]) -> BTreeMap<u32, BTreeSet<MacAddress>> {
             if let Some(base) = base_of(message) {
                 below.entry(message.header.index).or_default().push(base);
             }
-            for attribute in &message.attributes {
-                if let LinkAttribute::Controller(controller) = attribute {
-                    below.entry(*controller).or_default().push(message.header.index);
-                }
+            if let Some(controller) = controller_of(message) {
+                below.entry(controller).or_default().push(message.header.index);
             }
         }
         below

@@ -62,3 +62,50 @@ void device(void)
         __asm__ volatile("pause");
     print("written\n");
 }
+
+static volatile u64 taken;
+
+void interrupt(void)
+{
+    taken++;
+    write32(0xfee000b0, 0);
+}
+
+// Waits until no interrupt has come for 50 ms.
+static void settle(void)
+{
+    u64 before;
+    do {
+        before = taken;
+        for (u32 first = inl(0x608); ((inl(0x608) - first) & 0xffffff) < 179000;)
+            ;
+    } while (taken != before);
+}
+
+// INTx: the pin is a level, so it interrupts again after each end of interrupt until the device lets go of it.
+void pin(void)
+{
+    u32 function = 0xff;
+    if (!next_function(&function))
+        return print("no function below a root port\n");
+    print("pin %x\n", (u64)config_read(function, 0x3c) >> 8 & 0xff);
+    config_write(function, 4, (config_read(function, 4) & 0xffff & ~(1 << 10)) | 6);
+    write32(0xfee000f0, 0x1ff);
+    // Pin A of device 1, as the machine's _PRT has it; level-triggered, active low, to this processor.
+    write32(0xfec00000, 0x10 + 2 * 17 + 1);
+    write32(0xfec00010, 0);
+    write32(0xfec00000, 0x10 + 2 * 17);
+    write32(0xfec00010, TAKEN | 1 << 15 | 1 << 13);
+    print("armed\n");
+    while (taken < 20)
+        __asm__ volatile("pause");
+    print("more and more\n");
+    while (get() != 'l')
+        ;
+    settle();
+    u64 before = taken;
+    print("quiet\n");
+    while (taken == before)
+        __asm__ volatile("pause");
+    print("came\n");
+}

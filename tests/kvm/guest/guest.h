@@ -13,6 +13,9 @@
 #define GDT_LIMIT (TSS + 16 * MOST_CPUS - 1)
 
 #define EXCEPTIONS 32
+// The vector of the one interrupt that is taken, and the length of the table with it.
+#define TAKEN 0x50
+#define VECTORS (TAKEN + 1)
 #define EXCEPTION_STUB 16
 #define STACK_SIZE 16384
 
@@ -89,6 +92,7 @@ void pci_report(void);
 
 // device.c
 void device(void);
+void pin(void);
 
 // garbage.c
 // Before any garbage: what functions and BARs there are.

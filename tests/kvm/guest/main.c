@@ -5,17 +5,24 @@ struct tss { u32 reserved0; u64 rsp[3]; u64 reserved1; u64 ist[7]; u64 reserved2
     __attribute__((packed, aligned(16)));
 
 u8 stacks[MOST_CPUS][STACK_SIZE] __attribute__((aligned(16)));
-u64 idt[2 * EXCEPTIONS];
+u64 idt[2 * VECTORS];
 extern u64 gdt[];
-extern u8 exception_stubs[], ap_start[], ap_end[];
+extern u8 exception_stubs[], interrupt_stub[], ap_start[], ap_end[];
 extern volatile u32 cpus_started;
 static struct tss tasks[MOST_CPUS];
 static volatile enum { NOT_YET, STARTED, DONE } ready[MOST_CPUS];
 
 void not_emulated(void);
 
+static void set_gate(u64 vector, u64 stub)
+{
+    idt[2 * vector] = (stub & 0xffff) | CODE0 << 16 | 0x8eull << 40 | (stub >> 16 & 0xffff) << 48;
+    idt[2 * vector + 1] = stub >> 32;
+}
+
 // Ring 0, where a processor of KVM's emulator takes microseconds for each instruction: only what must be done here.
-void kernel_main(u32 cpu, u64 stack)
+// Returns RFLAGS for ring 3: most tests do without interrupts, or look for them.
+u64 kernel_main(u32 cpu, u64 stack)
 {
     struct tss *task = &tasks[cpu];
     task->rsp[0] = stack;
@@ -25,12 +32,10 @@ void kernel_main(u32 cpu, u64 stack)
     gdt[TSS / 8 + 2 * cpu] = limit | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
     gdt[TSS / 8 + 2 * cpu + 1] = base >> 32;
     if (cpu)
-        return;
-    for (u64 vector = 0; vector < EXCEPTIONS; vector++) {
-        u64 stub = (u64)exception_stubs + EXCEPTION_STUB * vector;
-        idt[2 * vector] = (stub & 0xffff) | CODE0 << 16 | 0x8eull << 40 | (stub >> 16 & 0xffff) << 48;
-        idt[2 * vector + 1] = stub >> 32;
-    }
+        return 2;
+    for (u64 vector = 0; vector < EXCEPTIONS; vector++)
+        set_gate(vector, (u64)exception_stubs + EXCEPTION_STUB * vector);
+    set_gate(TAKEN, (u64)interrupt_stub);
     if (word_is("test", "execute-mmio"))
         ((void (*)(void))UNASSIGNED)();
     if (word_is("test", "not-emulated"))
@@ -40,6 +45,7 @@ void kernel_main(u32 cpu, u64 stack)
         for (;;)
             __asm__ volatile("cli; hlt");
     }
+    return word_is("test", "pin") ? 0x202 : 2;
 }
 
 struct frame { u64 vector, error, rip, cs, rflags, rsp, ss; };
@@ -62,7 +68,7 @@ static u64 boots(void)
 
 static void triple_fault(void)
 {
-    for (unsigned i = 0; i < 2 * EXCEPTIONS; i++)
+    for (unsigned i = 0; i < 2 * VECTORS; i++)
         ((volatile u64 *)idt)[i] = 0;
     __asm__ volatile("ud2");
 }
@@ -254,6 +260,8 @@ void user_main(u32 cpu)
         start_processors(cpus);
         garbage_power(number("seed", 1), 0);
         wait_for_processors(cpus);
+    } else if (word_is("test", "pin")) {
+        pin();
     } else if (word_is("test", "device")) {
         u64 count = boots();
         print("boot %u\n", count);

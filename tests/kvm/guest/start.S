@@ -65,6 +65,7 @@ start64:
     mov %ebx, %edi
     mov %rsp, %rsi
     call kernel_main
+    mov %rax, %rdx
     lidt idt_pointer
     mov %ebx, %eax
     shl $4, %eax
@@ -73,7 +74,7 @@ start64:
     lea -STACK_SIZE / 2(%rsp), %rcx
     push $DATA3 | 3
     push %rcx
-    push $2                     // RFLAGS: no interrupts
+    push %rdx                   // RFLAGS
     push $CODE3 | 3
     push $user_main
     mov %ebx, %edi
@@ -127,6 +128,30 @@ exception_common:
     mov %cr2, %rsi
     call exception
 
+    // The one interrupt that is taken; what C does not keep is kept here.
+    .globl interrupt_stub
+interrupt_stub:
+    push %rax
+    push %rcx
+    push %rdx
+    push %rsi
+    push %rdi
+    push %r8
+    push %r9
+    push %r10
+    push %r11
+    call interrupt
+    pop %r11
+    pop %r10
+    pop %r9
+    pop %r8
+    pop %rdi
+    pop %rsi
+    pop %rdx
+    pop %rcx
+    pop %rax
+    iretq
+
     // An instruction that no emulator of KVM's knows, on an address that is not RAM: KVM gives up on it in ring 0.
     .globl not_emulated
 not_emulated:
@@ -153,7 +178,7 @@ gdt_pointer:
     .word GDT_LIMIT
     .quad gdt
 idt_pointer:
-    .word 16 * EXCEPTIONS - 1
+    .word 16 * VECTORS - 1
     .quad idt
 
     // The first 8 GiB, one to one, for both rings.

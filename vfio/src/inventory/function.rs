@@ -231,7 +231,7 @@ fn below(folder: &Path) -> (Vec<String>, Vec<String>) {
             if name == "net" {
                 interfaces.extend(names(&below).into_iter().map(|interface| (depth, interface)));
             } else if below.join("queue").is_dir() && below.join("size").exists() {
-                disks.push(name);
+                disks.push(head(&name).unwrap_or(name));
             } else {
                 left.push((below, depth + 1));
             }
@@ -240,6 +240,15 @@ fn below(folder: &Path) -> (Vec<String>, Vec<String>) {
     interfaces.sort_unstable();
     disks.sort_unstable();
     (interfaces.into_iter().map(|(_, interface)| interface).collect(), disks)
+}
+
+/// A path of a disk to the disk: with multipath NVMe `nvme0c1n2`, which is hidden, is one way to `nvme0n2`, and only that is
+/// partitioned and mounted (`nvme_mpath_set_disk_name` in the kernel).
+fn head(name: &str) -> Option<String> {
+    let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
+    let (controller, namespace) = rest.split_once('n')?;
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    [subsystem, controller, namespace].into_iter().all(number).then(|| format!("nvme{subsystem}n{namespace}"))
 }
 
 #[cfg(test)]
@@ -264,6 +273,15 @@ mod tests {
                 (3, 0x1000_0000, false, true, true),
             ]
         );
+    }
+
+    #[test]
+    fn a_path_of_a_disk_stands_for_the_disk() {
+        assert_eq!(head("nvme0c1n2").as_deref(), Some("nvme0n2"));
+        assert_eq!(head("nvme10c0n11").as_deref(), Some("nvme10n11"));
+        for disk in ["nvme0n1", "sda", "sdc", "nvmec0n1", "nvme0c1", "nvme0c1nx", "mmcblk0"] {
+            assert_eq!(head(disk), None, "{disk}");
+        }
     }
 
     proptest! {

@@ -1,8 +1,19 @@
 //! What may be asked of a running machine from outside.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::mailbox::{Event, Mailbox};
+
+/// Something of the owner's that the machine's loop waits for while the guest runs: signals, a terminal. It is called on the
+/// thread that runs the machine, so it must not block.
+pub trait Watched: Send {
+    /// Readable when there is something to do.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Does it, once for each time the descriptor is found readable. False to be waited for no more.
+    fn ready(&mut self) -> bool;
+}
 
 /// Asks a machine to stop, from any thread. Outlives the machine harmlessly.
 #[derive(Clone)]

@@ -15,6 +15,8 @@ pub(super) enum Source {
     ConsoleInput,
     /// The guest has emptied the console's receive buffer.
     ConsoleDrained,
+    /// A descriptor of the machine's owner; the index is its place in the owner's list.
+    Owner(u8),
     /// A device's descriptor; the index is the one that `watch` was given.
     Device(u32),
 }
@@ -25,7 +27,8 @@ impl Source {
             Self::Mailbox => 0,
             Self::ConsoleInput => 1,
             Self::ConsoleDrained => 2,
-            Self::Device(index) => 0x100 + u64::from(index),
+            Self::Owner(index) => 0x10 + u64::from(index),
+            Self::Device(index) => 0x200 + u64::from(index),
         }
     }
 
@@ -34,7 +37,8 @@ impl Source {
             0 => Some(Self::Mailbox),
             1 => Some(Self::ConsoleInput),
             2 => Some(Self::ConsoleDrained),
-            _ => u32::try_from(token.checked_sub(0x100)?).ok().map(Self::Device),
+            0x10..=0x10f => u8::try_from(token - 0x10).ok().map(Self::Owner),
+            _ => u32::try_from(token.checked_sub(0x200)?).ok().map(Self::Device),
         }
     }
 }
@@ -88,6 +92,8 @@ mod tests {
             Source::Mailbox,
             Source::ConsoleInput,
             Source::ConsoleDrained,
+            Source::Owner(0),
+            Source::Owner(u8::MAX),
             Source::Device(0),
             Source::Device(u32::MAX),
         ] {

@@ -15,13 +15,15 @@ mod control;
 mod error;
 mod events;
 mod hierarchy;
+mod settle;
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-pub use control::Handle;
+pub use control::{Handle, Watched};
 pub use error::Error;
 
 use console::ConsoleInput;
@@ -43,6 +45,7 @@ pub struct Machine {
     vm: Arc<Vm>,
     ram: Arc<GuestRam>,
     mailbox: Arc<Mailbox>,
+    watched: Vec<Box<dyn Watched>>,
 }
 
 impl Machine {
@@ -53,7 +56,7 @@ impl Machine {
         ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
         vm.create_interrupt_controllers()?;
         let mailbox = Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?;
-        Ok(Self { spec, vm, ram, mailbox: Arc::new(mailbox) })
+        Ok(Self { spec, vm, ram, mailbox: Arc::new(mailbox), watched: Vec::new() })
     }
 
     /// The KVM VFIO device, for opening the functions that [`Resources::slots`] will hold.
@@ -66,11 +69,19 @@ impl Machine {
         Handle { mailbox: Arc::clone(&self.mailbox) }
     }
 
+    /// Waits for `watched` too while the guest runs; up to 256 of them.
+    pub fn watch(&mut self, watched: Box<dyn Watched>) {
+        self.watched.push(watched);
+    }
+
     /// Runs the guest to its end. Whatever the end, devices are reset and let go before this returns.
     pub fn run(self, resources: Resources) -> Result<Outcome, Error> {
         vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
         let mut running = Running::build(self, resources)?;
-        let result = running.power_on().and_then(|()| running.serve());
+        let result = running.power_on().and_then(|()| {
+            settle::settle();
+            running.serve()
+        });
         running.stop();
         if tracing::enabled!(tracing::Level::DEBUG) {
             running.each_stats(|line| tracing::debug!("{line}"));
@@ -116,6 +127,12 @@ impl Running {
             .and_then(|_| hierarchy.watch(&events))
             .and_then(|()| ConsoleInput::new(Arc::clone(&serial), console.input, &events))
             .map_err(failed)?;
+
+        for (watched, index) in machine.watched.iter().zip(0..=u8::MAX) {
+            events
+                .watch(watched.descriptor(), Source::Owner(index))
+                .map_err(Error::io("Watching a descriptor of the machine's owner"))?;
+        }
 
         let mut running = Self {
             machine,
@@ -190,6 +207,10 @@ impl Running {
                         self.console.drained(&self.events).map_err(Error::io("Reading the console"))?;
                         None
                     }
+                    Source::Owner(index) => {
+                        self.owner(index).map_err(Error::io("Waiting no more for a descriptor"))?;
+                        None
+                    }
                     Source::Device(index) => {
                         let action = self.hierarchy.ready(index);
                         self.act(action)?
@@ -200,6 +221,11 @@ impl Running {
                 }
             }
         }
+    }
+
+    fn owner(&mut self, index: u8) -> io::Result<()> {
+        let Some(watched) = self.machine.watched.get_mut(usize::from(index)) else { return Ok(()) };
+        if watched.ready() { Ok(()) } else { self.events.forget(watched.descriptor()) }
     }
 
     fn take_mail(&mut self) -> Result<Option<Outcome>, Error> {

@@ -134,8 +134,8 @@ fn finish(
     left: &dyn Fn() -> anyhow::Result<HostPlan>,
 ) -> Result<Exit, Failure> {
     let id = record.id;
-    let Place { sysfs, ledger, history } = place;
-    let transaction = Transaction { history, ledger, sysfs, hear: &hear, left };
+    let Place { host, ledger, history } = place;
+    let transaction = Transaction { history, ledger, host, hear: &hear, left };
     match transaction.run(record, plan, lock, within)? {
         Outcome::Committed => {
             tell(&format!("Change {id} holds."));
@@ -170,7 +170,7 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     let before: Vec<Record> = records.iter().take_while(|record| record.id != last.id).cloned().collect();
     let text = apply::current(&before).and_then(|before| before.text.clone());
     let undo = &last.undo;
-    let read = || HostState::read_all(&place.sysfs, &place.ledger);
+    let read = || HostState::read_all(&place.host, &place.ledger);
     let config = text
         .as_deref()
         .map(|text| config::load(&config::Document { name: "the file before".into(), text: text.into() }));
@@ -199,7 +199,7 @@ fn held<'a>(undo: &[Undo], host: &'a HostState) -> Option<(vfio::PciAddress, &'a
             let sriov = host.inventory.function(*pf).and_then(|pf| pf.sriov.as_ref());
             sriov.map(|sriov| sriov.vfs.clone()).unwrap_or_default()
         }
-        Undo::Link { .. } | Undo::Hugepages { .. } => Vec::new(),
+        Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => Vec::new(),
     });
     touched.into_iter().find_map(|address| Some((address, host.held.get(&address)?)))
 }

@@ -50,7 +50,7 @@ fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         Some(text) => {
             let document = config::Document { name: "the file that was applied".into(), text: text.into() };
             let config = config::load(&document).map_err(Failure::Input)?;
-            let host = HostState::read_all(&place.sysfs, &place.ledger)?;
+            let host = HostState::read_all(&place.host, &place.ledger)?;
             whole(&config, &host, &apply::originals(&records)).map_err(|refusals| {
                 let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
                 Failure::Fault(anyhow::anyhow!("The host cannot be compared: {}", texts.join("; ")))

@@ -196,6 +196,17 @@ pub(super) fn after<'a>(steps: impl IntoIterator<Item = &'a Step>, mut host: Hos
                 assert!(base.is_none_or(|base| host.links.contains_key(base)), "{step}");
                 put(&mut host, name, to.as_deref());
             }
+            Step::Nat { name, from, to } => {
+                assert_eq!(host.nats.get(name), from.as_deref());
+                match to {
+                    Some(to) => host.nats.insert(name.clone(), (**to).clone()),
+                    None => host.nats.remove(name),
+                };
+            }
+            Step::Release(Undo::Nat { name, before }) => match before {
+                Some(before) => drop(host.nats.insert(name.clone(), (**before).clone())),
+                None => drop(host.nats.remove(name)),
+            },
             Step::Release(Undo::Link { name, before }) => put(&mut host, name, before.as_deref()),
             Step::Release(Undo::Hugepages { size, before }) => {
                 host.hugepages.insert(size.0, *before);
@@ -250,6 +261,7 @@ pub(super) fn originals(steps: &[Planned], host: &HostState) -> Vec<Undo> {
             name: interface.clone(),
             before: host.links.get(interface).cloned().map(Box::new),
         }),
+        Step::Nat { name, from, .. } => Some(Undo::Nat { name: name.clone(), before: from.clone() }),
         Step::Hugepages { size, from, .. } => Some(Undo::Hugepages { size: *size, before: *from }),
         Step::Resize { pf, .. } | Step::Autoprobe { pf, .. } => Some(Undo::Sriov {
             pf: *pf,

@@ -112,6 +112,7 @@ prop_compose! {
         pages in proptest::option::of(0_u64..100),
         bridge in proptest::option::of((any::<bool>(), 68_u32..9000, any::<bool>())),
         vlan in proptest::option::of(1_u16..4095),
+        nat in proptest::option::of(any::<bool>()),
         named in proptest::option::of(0_u16..3),
     ) -> String {
         let mut text = String::new();
@@ -124,12 +125,15 @@ prop_compose! {
         if let Some(pages) = pages {
             writeln!(text, "host: {{hugepages: {{2MiB: {pages}}}}}").unwrap();
         }
-        if bridge.is_some() || vlan.is_some() {
+        if bridge.is_some() || vlan.is_some() || nat.is_some() {
             text.push_str("networks:\n");
         }
         if let Some((filtering, mtu, port)) = bridge {
             let port = if port { ", ports: {eth2: {}}" } else { "" };
             writeln!(text, "  br0: {{type: bridge, vlan-filtering: {filtering}, mtu: {mtu}{port}}}").unwrap();
+        }
+        if let Some(isolated) = nat {
+            writeln!(text, "  n: {{type: nat, addresses: [10.7.0.1/24], isolated: {isolated}}}").unwrap();
         }
         if let Some(id) = vlan {
             writeln!(text, "  v: {{type: vlan, base-iface: eth0, id: {id}, addresses: [10.1.0.1/24]}}").unwrap();

@@ -1,0 +1,113 @@
+# proves: How Throughway and QEMU fare as the VMM of the same guest with the same virtual function.
+# timeout: 3000
+# boot: own
+#
+# Run by `cargo lab bench vf`. Prints figures: `figure VMM WHAT VALUE`, one line each, in rounds that take turns. The number
+# of rounds is in /share/rounds.
+. /share/box/lib.sh
+
+mib=256
+figure() { echo "figure $*" >&3; }
+
+pf=$(bdf_of igb 0)
+check "the PF comes up" pf_up "$pf" 10.9.0.1/24 || exit 1
+link=$(netdev_of "$pf")
+check "two VFs are made" vfs "$pf" 2 || exit 1
+vf=$(vf_of "$pf" 0)
+check "QEMU is there" peer_mount || exit 1
+# Into the page cache, so that the first round is like the others.
+cat /sysroot/usr/bin/qemu-system-x86_64 "$(command -v throughway)" "$GUEST_KERNEL" "$GUEST_INITRD" >/dev/null
+/sysroot/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /sysroot/usr/lib/x86_64-linux-gnu:/sysroot/usr/lib \
+    /sysroot/usr/bin/qemu-system-x86_64 --version >/dev/null
+iperf_server
+
+cat >"$LAB_OUT/vf.yaml" <<END
+version: 1
+host: {iommu: required, interrupt-remapping: required}
+devices:
+  lan-pf:
+    match: {address: "$pf"}
+sriov:
+  lan-pf:
+    num-vfs: 2
+    drivers-autoprobe: false
+    vfs:
+      - {id: 0, mac-address: "02:00:00:00:09:01"}
+pools:
+  lan-vfs: {pf: [lan-pf], vf-range: "0-0"}
+vms:
+  throughway:
+    cpus: 1
+    memory: ${mib}MiB
+    boot:
+      kernel: $GUEST_KERNEL
+      initrd: $GUEST_INITRD
+      cmdline: "console=ttyS0 quiet lab.agent lab.ip=10.9.0.2/24"
+    nics:
+      lan: {pool: lan-vfs}
+END
+
+# Both begin with a VF that no driver has; QEMU's is bound and named before its time starts, Throughway does that itself.
+free_vf() {
+    [ -z "$(driver_of "$vf")" ] || echo "$vf" >"/sys/bus/pci/devices/$vf/driver/unbind"
+    echo >"/sys/bus/pci/devices/$vf/driver_override"
+}
+start_throughway() { guest_start throughway "$LAB_OUT/vf.yaml"; }
+start_qemu() {
+    guest_spawn qemu peer_qemu $mib 1 "lab.agent lab.ip=10.9.0.2/24" -device "vfio-pci,host=$vf,romfile=" \
+        -object "memory-backend-memfd,id=ram,size=${mib}M,share=on" -machine memory-backend=ram
+}
+
+centiseconds() { awk '{ printf "%d\n", $1 * 100 }' /proc/uptime; }
+
+# KiB of the VMM beside guest RAM (which is a memory file): what it has mapped, in proportion where shared.
+beside() {
+    awk -v half=$((mib * 512)) '
+        /^[0-9a-f]+-[0-9a-f]+ / { memory_file = index($0, "/memfd:"); guest = 0 }
+        $1 == "Size:" { guest = memory_file && $2 >= half }
+        $1 == "Pss:" && !guest { sum += $2 }
+        END { print sum + 0 }' "/proc/$(guest_pid "$1")/smaps"
+}
+peak() {
+    now=$(beside "$1")
+    [ "$now" -le "$most" ] || most=$now
+}
+
+one() {
+    free_vf
+    if [ "$1" = qemu ]; then
+        ip link set "$link" vf 0 mac 02:00:00:00:09:01
+        bind "$vf" vfio-pci
+    fi
+    most=0
+    began=$(centiseconds)
+    "start_$1"
+    until guest_said "$1" "@@up"; do
+        guest_running "$1" && [ "$(($(centiseconds) - began))" -lt 12000 ] || return 1
+        sleep 0.1
+    done
+    figure "$1" start $(($(centiseconds) - began))
+    peak "$1"
+    retry 30 guest_run "$1" 'ping -c 1 -W 1 10.9.0.1' 5 || return 1
+    guest_run "$1" 'ping -c 20 -i 0.2 10.9.0.1' 30 >"$LAB_OUT/ping-$1-$round"
+    figure "$1" ping-min "$(sed -n 's/^round-trip.*= \([0-9.]*\).*/\1/p' "$LAB_OUT/ping-$1-$round")"
+    figure "$1" ping-avg "$(sed -n 's/^round-trip.*= [0-9.]*\/\([0-9.]*\).*/\1/p' "$LAB_OUT/ping-$1-$round")"
+    for way in out in; do
+        back=
+        [ $way = out ] || back=-R
+        guest_run "$1" "iperf3 -c 10.9.0.1 -t 4 -O 1 $back" 60 >"$LAB_OUT/$way-$1-$round"
+        figure "$1" $way "$(iperf_mbits <"$LAB_OUT/$way-$1-$round")"
+        peak "$1"
+    done
+    figure "$1" memory "$most"
+    guest_run "$1" 'poweroff -f' 1 >/dev/null
+    guest_wait "$1" 30 >/dev/null
+}
+
+rounds=$(cat /share/rounds)
+for round in $(seq "$rounds"); do
+    for vmm in throughway qemu; do
+        if one $vmm; then ok "round $round: $vmm"; else not_ok "round $round: $vmm" "$(tail -n 2 "$LAB_OUT/$vmm.err" | tr '\n' ' ')"; fi
+        guest_stop $vmm
+    done
+done
