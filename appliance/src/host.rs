@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use netconfig::blocking::with_network;
+use netconfig::devlink::{self, Eswitch};
 use netconfig::nat::Nat;
 use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
 use serde::{Deserialize, Serialize};
@@ -186,11 +187,15 @@ fn permanent_macs() -> anyhow::Result<BTreeMap<String, MacAddress>> {
     Ok(links.into_iter().filter_map(mac).collect())
 }
 
-/// PLACEHOLDER
-pub fn eswitch_mode(_: PciAddress) -> anyhow::Result<Option<EswitchMode>> {
-    Ok(None)
+/// How a PF's switch is run; none where its driver does not say.
+pub fn eswitch_mode(pf: PciAddress) -> anyhow::Result<Option<EswitchMode>> {
+    Ok(match devlink::eswitch_mode("pci", &pf.to_string())? {
+        Eswitch::Mode(mode) => Some(mode),
+        Eswitch::Unsupported(_) => None,
+    })
 }
-/// PLACEHOLDER
-pub fn set_eswitch_mode(_: PciAddress, _: EswitchMode) -> anyhow::Result<()> {
-    anyhow::bail!("x")
+
+/// Has a PF's switch run so.
+pub fn set_eswitch_mode(pf: PciAddress, mode: EswitchMode) -> anyhow::Result<()> {
+    Ok(devlink::set_eswitch_mode("pci", &pf.to_string(), mode)?)
 }

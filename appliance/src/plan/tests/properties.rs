@@ -83,10 +83,7 @@ fn given(plan: &Plan) -> BTreeSet<Target> {
 
 /// Steps that do nothing where it is so already.
 fn repeatable(step: &Step) -> bool {
-    match step {
-        Step::BringUp { .. } | Step::SetVf { .. } | Step::Lend(_) => true,
-        _ => false,
-    }
+    matches!(step, Step::BringUp { .. } | Step::SetVf { .. } | Step::Lend(_))
 }
 
 proptest! {

@@ -1,0 +1,100 @@
+//! What is lent to vfio-pci: whole functions, and VFs that nics name.
+
+use std::collections::BTreeMap;
+
+use vfio::PciAddress;
+use vfio::bind::VFIO_PCI;
+use vfio::inventory::Function;
+
+use super::Whole;
+use crate::plan::{Step, Target};
+
+impl Whole<'_> {
+    pub(super) fn devices(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let wants = config.vms.iter().find_map(|(name, vm)| {
+            let nic = vm.nics.keys().next().map(|key| ("nics", key));
+            let (kind, key) = nic.or_else(|| vm.pci.keys().next().map(|key| ("pci", key)))?;
+            Some(["vms", name, kind, key])
+        });
+        if let Some(path) = wants {
+            self.planner.iommu(&path);
+        }
+        for (name, vm) in &config.vms {
+            for (key, given) in &vm.pci {
+                let path = ["vms", name.as_str(), "pci", key, "device"];
+                let Some(device) = config.devices.get(&given.device) else { continue };
+                let Some(function) = self.planner.find(&given.device, device) else { continue };
+                let functions = self.planner.scope(function.address, device.group);
+                let lent = |function: &Function| function.driver.as_deref() == Some(VFIO_PCI);
+                if functions.iter().all(|address| host.inventory.function(*address).is_some_and(lent)) {
+                    continue;
+                }
+                self.guard(&path, &functions);
+                self.planner.give(&path, function.address, device.group);
+                for address in functions {
+                    let blast = self.blast_of_lending(address);
+                    self.step(Step::Lend(Target::Function(address)), blast);
+                }
+            }
+        }
+        self.one_guest_a_vf();
+        for target in self.lent() {
+            let Target::Vf { pf, .. } = &target else { continue };
+            let remade = self
+                .steps
+                .iter()
+                .any(|planned| matches!(planned.step, Step::Resize { pf: of, .. } if of == *pf));
+            let address = self.address(&target).filter(|_| !remade);
+            let driver = address.and_then(|address| host.inventory.function(address)?.driver.as_deref());
+            if driver != Some(VFIO_PCI) {
+                let blast = address.map(|address| self.blast_of_lending(address)).unwrap_or_default();
+                self.step(Step::Lend(target), blast);
+            }
+        }
+    }
+
+    /// Two guests that name the same VF could never run together.
+    fn one_guest_a_vf(&mut self) {
+        let mut owners = BTreeMap::new();
+        for (vm, guest) in &self.planner.config.vms {
+            for (key, nic) in &guest.nics {
+                let (Some(pf), Some(vf)) = (&nic.pf, nic.vf) else { continue };
+                let owner = format!("vms.{vm}.nics.{key}");
+                if let Some(first) = owners.insert((pf, vf), owner) {
+                    let message = format!("VF {vf} of `{pf}` is given away already, as {first}");
+                    let help = Some("give each nic a VF of its own, or use a pool");
+                    self.planner.refuse(&["vms", vm, "nics", key, "vf"], message, help);
+                }
+            }
+        }
+    }
+
+    /// What the administrator comes by is never given away, nor what shares its group.
+    fn guard(&mut self, path: &[&str], functions: &[PciAddress]) {
+        let host = self.planner.host;
+        for address in functions {
+            let group = host.inventory.group_of(*address).into_iter().flat_map(|group| &group.members);
+            let members = group.map(|member| member.address).chain([*address]);
+            for member in members {
+                let Some(way) = self.management.by(host, member) else { continue };
+                let message = if member == *address {
+                    format!("{address} is the way to this box: {way}")
+                } else {
+                    format!(
+                        "{address} shares its IOMMU group with {member}, which is the way to this box: {way}"
+                    )
+                };
+                self.planner.refuse(path, message, Some("give another card, or let the administrator come another way (`management.interface`)"));
+                break;
+            }
+        }
+    }
+
+    fn blast_of_lending(&self, address: PciAddress) -> Vec<String> {
+        let Some(function) = self.planner.host.inventory.function(address) else { return Vec::new() };
+        let interfaces = function.interfaces.iter().map(|name| format!("{name} goes away"));
+        let disks = function.block_devices.iter().map(|name| format!("{name} goes away"));
+        interfaces.chain(disks).collect()
+    }
+}

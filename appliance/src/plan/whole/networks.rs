@@ -1,0 +1,87 @@
+//! Links, and NAT networks on them.
+
+use netconfig::LinkSettings;
+use netconfig::merge::{Problem, merge, nats};
+
+use super::Whole;
+use crate::plan::Step;
+
+impl Whole<'_> {
+    pub(super) fn networks(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let wanted = match merge(&config.networks, &host.links) {
+            Ok(wanted) => wanted,
+            Err(problems) => return self.refuse_networks(problems),
+        };
+        for (name, mut to) in wanted {
+            let from = host.links.get(&name).cloned();
+            // An address that the kernel chose is no wish of the file's.
+            if let Some(from) = &from
+                && config.networks.get(&name).is_none_or(|section| section.mac_address.is_none())
+            {
+                to.mac_address = from.mac_address;
+            }
+            self.port_is_free(&name, &to);
+            if from.as_ref() == Some(&to) {
+                continue;
+            }
+            let blast = blast_of_link(from.as_ref(), &to);
+            self.step(Step::Link { name, from: from.map(Box::new), to: Some(Box::new(to)) }, blast);
+        }
+    }
+
+    /// After the links: NAT networks are bridges first.
+    pub(super) fn nats(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let wanted = match nats(&config.networks) {
+            Ok(wanted) => wanted,
+            Err(problems) => return self.refuse_networks(problems),
+        };
+        for (name, to) in wanted {
+            let from = host.nats.get(&name).cloned();
+            if from.as_ref() != Some(&to) {
+                self.step(Step::Nat { name, from: from.map(Box::new), to: Some(Box::new(to)) }, Vec::new());
+            }
+        }
+    }
+
+    fn refuse_networks(&mut self, problems: Vec<Problem>) {
+        for problem in problems {
+            let path: Vec<&str> =
+                std::iter::once("networks").chain(problem.path.iter().map(String::as_str)).collect();
+            self.planner.refuse(&path, problem.message, problem.help);
+        }
+    }
+
+    /// A bridge's port that a guest has is none.
+    fn port_is_free(&mut self, name: &str, to: &LinkSettings) {
+        let Some(controller) = &to.controller else { return };
+        let host = self.planner.host;
+        let function =
+            host.inventory.functions.values().find(|function| function.interfaces.iter().any(|i| i == name));
+        let Some(function) = function else { return };
+        let path = ["networks", controller.as_str(), "ports", name];
+        if let Some(holder) = host.held.get(&function.address) {
+            let message = format!("`{name}` is {} and in use by guest `{}`", function.address, holder.vm);
+            self.planner.refuse(&path, message, Some("stop that guest first"));
+        } else if let Some(target) =
+            self.lent().into_iter().find(|target| self.address(target) == Some(function.address))
+        {
+            let message = format!("`{name}` is {target}, which this file gives to a guest");
+            self.planner.refuse(&path, message, Some("a function is either the host's or a guest's"));
+        }
+    }
+}
+
+fn blast_of_link(from: Option<&LinkSettings>, to: &LinkSettings) -> Vec<String> {
+    let Some(from) = from else { return Vec::new() };
+    let mut blast = Vec::new();
+    let lost = from.addresses.difference(&to.addresses);
+    blast.extend(lost.map(|address| format!("{address} is taken away")));
+    if let Some(controller) = from.controller.as_ref().filter(|_| from.controller != to.controller) {
+        blast.push(format!("leaves {controller}"));
+    }
+    let routes = from.gateways.difference(&to.gateways);
+    blast.extend(routes.map(|gateway| format!("the default route by {gateway} is taken away")));
+    blast
+}
