@@ -3,8 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::tool::{self, Running};
+
+/// How long a client may take to go into the background, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A DHCP client of the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +103,22 @@ impl DhcpClients {
         let arguments = match tool {
             // In the background at once, so that a network without a server holds nobody up.
             DhcpTool::Dhclient => vec!["-4", "-nw", "-pf", &pid_file, "-lf", &leases, link],
-            _ => vec!["-b", "-S", "-t", "3", "-T", "1", "-p", &pid_file, "-i", link],
+            // A server may look for 3 seconds whether an address is another's before it offers it.
+            _ => vec!["-b", "-S", "-t", "6", "-T", "1", "-A", "5", "-p", &pid_file, "-i", link],
         };
         let output = tool::start(program, &arguments).map_err(|error| failed(error.to_string()))?;
-        if output.status.success() { Ok(()) } else { Err(failed(tool::said(&output))) }
+        if !output.status.success() {
+            return Err(failed(tool::said(&output)));
+        }
+        // What goes on in the background writes its number only once it is there.
+        let end = Instant::now() + PATIENCE;
+        while !self.is_running(link) {
+            if Instant::now() >= end {
+                return Err(failed(format!("it ended: {}", tool::said(&output))));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     /// Asks no more; what was given stays on the link.
