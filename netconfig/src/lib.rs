@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 pub mod blocking;
+pub mod devlink;
+pub mod dhcp;
 pub mod difference;
 mod exchange;
 pub mod link;
@@ -11,6 +13,7 @@ pub mod mac;
 pub mod merge;
 pub mod nat;
 mod network;
+pub mod owner;
 mod realize;
 mod refusal;
 pub mod section;

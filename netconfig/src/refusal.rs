@@ -20,6 +20,11 @@ impl Refusal {
         self.errno.raw_os_error()
     }
 
+    /// A negative errno and what follows it in NLMSG_ERROR.
+    pub(crate) fn of_answer(errno: i32, rest: &[u8]) -> Self {
+        Self { errno: io::Error::from_raw_os_error(errno.saturating_neg()), words: words(rest) }
+    }
+
     /// With words of ours, where the kernel has none.
     pub(crate) fn because(self, words: &str) -> Self {
         Self { words: self.words.or_else(|| Some(words.to_owned())), ..self }

@@ -1,6 +1,6 @@
 //! Programs of the box that are asked to do what the kernel does not: found, run, and started to stay.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// How long a program may take to end once it is told to.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How much of what a program says is read, in bytes.
+const LONGEST: u64 = 64 << 10;
 
 /// Where `program` is; also where PATH of who is not root does not look.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
@@ -29,6 +32,19 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &str) -> io::Result
         let _ = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output()
+}
+
+/// Runs a program that goes on in the background once it serves, to that moment. What is left of it may keep what it was given to
+/// write to, so that is no pipe, whose end would never come.
+pub(crate) fn start(program: &Path, arguments: &[&str]) -> io::Result<Output> {
+    let mut said = std::fs::File::from(rustix::fs::memfd_create("said", rustix::fs::MemfdFlags::CLOEXEC)?);
+    let mut command = Command::new(program);
+    command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null());
+    let status = command.stdout(said.try_clone()?).stderr(said.try_clone()?).status()?;
+    said.rewind()?;
+    let mut stderr = Vec::new();
+    said.take(LONGEST).read_to_end(&mut stderr)?;
+    Ok(Output { status, stdout: Vec::new(), stderr })
 }
 
 /// What a program said of its failure, on one line.

@@ -116,7 +116,8 @@ fn a_pin_interrupts_until_the_device_lets_go_of_it() {
     fake.lower_pin();
     guest.input.write_all(b"l").unwrap();
     guest.wait_for("quiet\n");
-    assert!(fake.fire(IrqKind::Intx, 0));
+    // Whether it is unmasked already, or will be when the last end of interrupt has made its way.
+    fake.fire(IrqKind::Intx, 0);
     guest.wait_for("came\n");
     fake.lower_pin();
     assert_eq!(guest.end(), Outcome::PowerOff);

@@ -57,6 +57,10 @@ like "ip sees its link state" "$now" "link-state auto"
 like "ip sees its rate" "$now" "max_tx_rate 200Mbps"
 like "each is said to read back" "$(cat "$LAB_OUT/all.err")" "VF 0 reads back with trust false, mac-address 02:00:00:00:20:01, vlan-id 100, qos 5, vlan-proto 802.1q, spoof-check true, link-state auto, min-tx-rate 0, max-tx-rate 200"
 if grep -q WARN "$LAB_OUT/all.err"; then not_ok "without a warning" "$(grep WARN "$LAB_OUT/all.err")"; else ok "without a warning"; fi
+tree=$(throughway devices --tree)
+echo "$tree"
+like "devices --tree has the PF below its root port, with its VFs" "$tree" "└─ $pf .* igb .*\($link\); 2 of 7 VFs"
+like "and the guest's VF below the PF" "$tree" "─ VF 0  $vf0 .* vfio-pci "
 is "the other VF is left alone" "$(vf_line 1)" "$other"
 is "the guest's driver has the MAC" "$(guest_run all 'cat /sys/class/net/eth0/address')" 02:00:00:00:20:01
 # On the wire its packets carry the tag: only the VLAN's interface of the PF hears it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use netconfig::dhcp::{DhcpClients, DhcpTool};
 use netconfig::{DhcpRange, LinkSettings, Nat, Nats};
 
 use crate::namespace::{alone, ip};
@@ -305,5 +306,40 @@ fn dhcp_and_names_are_served_on_the_bridge_and_nowhere_else() {
         let arguments = std::fs::read(format!("/proc/{}/cmdline", last.trim())).unwrap_or_default();
         assert!(arguments.is_empty(), "it ended");
         assert_eq!(settings().keys().filter(|name| *name == "nat0").count(), 1, "the bridge stays");
+    });
+}
+
+#[test]
+fn the_box_itself_asks_for_an_address_and_stops_asking() {
+    alone("nat::the_box_itself_asks_for_an_address_and_stops_asking", || {
+        if !kernel_has_nat() || !has("dnsmasq") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let nats = Nats::new(folder.path().join("nat"));
+        realize("nat0", Some(&bridge_with(&["10.77.0.1/24"], 0xa0)));
+        let range = DhcpRange { first: "10.77.0.50".parse().unwrap(), last: "10.77.0.60".parse().unwrap() };
+        nats.realize("nat0", Some(&Nat { dhcp: Some(range), ..nat(0) })).unwrap();
+        ip("link add c0 address 02:00:00:00:00:c0 type veth peer name c1");
+        ip("link set c1 master nat0 up");
+        ip("link set c0 up");
+        // busybox is what it is called.
+        let udhcpc = folder.path().join("udhcpc");
+        std::os::unix::fs::symlink("/bin/busybox", &udhcpc).unwrap();
+        let clients = || DhcpClients::new(folder.path().join("dhcp")).with_client(DhcpTool::Udhcpc, &udhcpc);
+        clients().start("c0").unwrap();
+        assert!(clients().is_running("c0") && !clients().is_running("c1"));
+        clients().start("c0").unwrap();
+        let leases = || std::fs::read_to_string(folder.path().join("nat/nat0/leases")).unwrap_or_default();
+        let start = std::time::Instant::now();
+        while !leases().contains("02:00:00:00:00:c0 10.77.0.") {
+            assert!(start.elapsed().as_secs() < 30, "{}", leases());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        clients().stop("c0").unwrap();
+        assert!(!clients().is_running("c0"));
+        assert_eq!(std::fs::read_dir(folder.path().join("dhcp")).unwrap().count(), 0);
+        clients().stop("c0").unwrap();
+        nats.realize("nat0", None).unwrap();
     });
 }

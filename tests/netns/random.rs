@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::namespace::{alone, ip};
 use crate::witness::{
-    bridge, kernel_filters_vlans, kernel_has_bonds, kernel_has_vlans, mac, realize, settings,
+    bridge, kernel_filters_vlans, kernel_has_bonds, kernel_has_vlans, mac, realize, settings, whole_kernel,
 };
 
 /// Links that are made, each with a card below it of its own.
@@ -123,8 +123,9 @@ fn whatever_is_wanted_is_so_from_whatever_was() {
         let LinkKind::Bridge(plain) = bridge().kind else { unreachable!("it is a bridge") };
         let kind = LinkKind::Bridge(Bridge { vlan_filtering: has.filtering, ..plain });
         realize("br0", Some(&LinkSettings { kind, ..bridge() }));
+        // The box is a machine in software, and slow.
         let mut runner = TestRunner::new(Config {
-            cases: 24,
+            cases: if whole_kernel() { 6 } else { 24 },
             failure_persistence: None,
             max_shrink_iters: 200,
             ..Config::default()

@@ -193,7 +193,9 @@ fn report(measured: &[Measured]) -> String {
         row("exec to the guest's first byte: min, ms", &|one| shown(one.milliseconds.min(), 2)),
         row("the same: median, ms", &|one| shown(one.milliseconds.median(), 2)),
         row("Throughway's time over theirs: min / median", &ratio),
-        row("memory beside the guest's: median, KiB", &|one| shown(one.memory.median(), 0)),
+        row("memory beside the guest's: median (most), KiB", &|one| {
+            format!("{} ({})", shown(one.memory.median(), 0), shown(one.memory.max(), 0))
+        }),
         row("of it written, KiB", &|one| shown(one.written.median(), 0)),
         row("the program, MiB", &size),
     ])

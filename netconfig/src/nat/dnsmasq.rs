@@ -37,7 +37,7 @@ impl Dnsmasq<'_> {
             doing: "starting dnsmasq for it".to_owned(),
             said,
         };
-        let output = tool::run(&program, &[&self.mark()], "").map_err(|error| failed(error.to_string()))?;
+        let output = tool::start(&program, &[&self.mark()]).map_err(|error| failed(error.to_string()))?;
         if output.status.success() { Ok(()) } else { Err(failed(tool::said(&output))) }
     }
 

@@ -49,6 +49,9 @@ pub enum Error {
         /// Its index.
         vcpu: u32,
     },
+    /// The thread that makes vCPUs panicked, and has said why on standard error.
+    #[error("Making vCPUs ended by a fault of Throughway itself; please report it with what is said above")]
+    Processors,
     /// A call on the host failed.
     #[error("{doing}: {source}")]
     Io {

@@ -15,13 +15,13 @@ mod control;
 mod error;
 mod events;
 mod hierarchy;
+mod processors;
 mod settle;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 pub use control::{Handle, Watched};
 pub use error::Error;
@@ -29,15 +29,16 @@ pub use error::Error;
 use console::ConsoleInput;
 use events::{Events, Source};
 use hierarchy::Hierarchy;
+use processors::{Made, Making, Order, Processors};
 
 use crate::bus::Bus;
 use crate::legacy::{self, Cmos, I8042, PowerManagement, SerialPort, ports};
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::{GuestRam, KvmSlots};
 use crate::spec::{OnDeviceError, OnReset, Resources};
-use crate::vcpu::{self, Buses, Vcpu};
+use crate::vcpu::{self, Buses};
 use crate::vm::{IrqchipState, Vm};
-use crate::{Action, Outcome, VmSpec, acpi, boot, cpuid, layout};
+use crate::{Action, Outcome, VmSpec, acpi, boot, layout};
 
 /// A machine that is built and not yet running.
 pub struct Machine {
@@ -46,17 +47,19 @@ pub struct Machine {
     ram: Arc<GuestRam>,
     mailbox: Arc<Mailbox>,
     watched: Vec<Box<dyn Watched>>,
+    making: Option<Making>,
 }
 
 impl Machine {
     /// Makes the virtual machine and its memory.
     pub fn new(spec: VmSpec) -> Result<Self, Error> {
+        let making = Some(Making::begin(spec.cpus)?);
         let vm = Arc::new(Vm::new()?);
         let ram = Arc::new(GuestRam::new(&spec.memory)?);
         ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
         vm.create_interrupt_controllers()?;
         let mailbox = Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?;
-        Ok(Self { spec, vm, ram, mailbox: Arc::new(mailbox), watched: Vec::new() })
+        Ok(Self { spec, vm, ram, mailbox: Arc::new(mailbox), watched: Vec::new(), making })
     }
 
     /// The KVM VFIO device, for opening the functions that [`Resources::slots`] will hold.
@@ -101,23 +104,30 @@ struct Running {
     console: ConsoleInput,
     events: Events,
     irqchip: Option<IrqchipState>,
-    vcpus: Vec<Arc<Vcpu>>,
-    threads: Vec<JoinHandle<()>>,
+    processors: Processors,
+    made: Option<Made>,
 }
 
 impl Running {
-    fn build(machine: Machine, resources: Resources) -> Result<Self, Error> {
+    fn build(mut machine: Machine, resources: Resources) -> Result<Self, Error> {
         let Resources { kernel, initrd, console, slots } = resources;
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
         let resettable = machine.spec.on_reset == OnReset::Restart;
+        let order = Order {
+            vm: Arc::clone(&machine.vm),
+            ram: Arc::clone(&machine.ram),
+            buses: buses.clone(),
+            mailbox: Arc::clone(&machine.mailbox),
+            resettable,
+        };
+        let making = machine.making.take().ok_or(Error::Processors)?;
+        let (address_bits, made) = making.make(order)?;
         let irqchip = resettable.then(|| machine.vm.irqchip_state()).transpose()?;
 
         let pm = Arc::new(power_management(&machine.vm));
         let serial = SerialPort::new(&machine.vm, console.output)?;
         insert_legacy(&buses, &machine.ram, &pm, &serial)?;
 
-        let template = cpuid::Template::new(machine.vm.kvm(), machine.spec.cpus)?;
-        let address_bits = template.physical_address_bits();
         let hierarchy = Hierarchy::build(&machine.vm, &machine.ram, &buses, slots, address_bits)?;
 
         let events = Events::new().map_err(Error::io("Making the machine's event loop"))?;
@@ -134,7 +144,7 @@ impl Running {
                 .map_err(Error::io("Watching a descriptor of the machine's owner"))?;
         }
 
-        let mut running = Self {
+        Ok(Self {
             machine,
             kernel,
             initrd,
@@ -144,30 +154,9 @@ impl Running {
             console,
             events,
             irqchip,
-            vcpus: Vec::new(),
-            threads: Vec::new(),
-        };
-        running.make_vcpus(&template, &buses, resettable)?;
-        Ok(running)
-    }
-
-    fn make_vcpus(
-        &mut self,
-        template: &cpuid::Template,
-        buses: &Buses,
-        resettable: bool,
-    ) -> Result<(), Error> {
-        let machine = &self.machine;
-        for index in 0..machine.spec.cpus.count() {
-            let (apic_id, cpuid) = (template.apic_id(index), template.for_vcpu(index)?);
-            let vcpu = Vcpu::new(&machine.vm, index, apic_id, &cpuid, resettable)?;
-            let (ram, mailbox) = (Arc::clone(&machine.ram), Arc::clone(&machine.mailbox));
-            let thread =
-                vcpu.spawn(ram, buses.clone(), mailbox).map_err(Error::io("Starting a vCPU thread"))?;
-            self.vcpus.push(vcpu);
-            self.threads.push(thread);
-        }
-        Ok(())
+            processors: Processors::default(),
+            made: Some(made),
+        })
     }
 
     /// Places BARs, writes tables and kernel into memory, and lets the boot processor at it.
@@ -183,10 +172,13 @@ impl Running {
             &spec.cmdline,
             rsdp,
         )?;
-        if let Some(first) = self.vcpus.first() {
+        if let Some(made) = self.made.take() {
+            self.processors = made.finish()?;
+        }
+        if let Some(first) = self.processors.vcpus.first() {
             first.enter_at(&entry)?;
         }
-        for vcpu in &self.vcpus {
+        for vcpu in &self.processors.vcpus {
             vcpu.resume();
         }
         Ok(())
@@ -285,7 +277,7 @@ impl Running {
         let Some(irqchip) = &self.irqchip else { return Ok(Some(Outcome::Reset)) };
         tracing::info!("The guest resets");
         self.serial.hurry();
-        for vcpu in &self.vcpus {
+        for vcpu in &self.processors.vcpus {
             vcpu.park();
         }
         self.machine.mailbox.forget_guest();
@@ -293,7 +285,7 @@ impl Running {
         self.pm.reset();
         self.serial.reset().map_err(Error::io("Resetting COM1"))?;
         self.machine.vm.restore_irqchip(irqchip)?;
-        for vcpu in &self.vcpus {
+        for vcpu in &self.processors.vcpus {
             vcpu.reset()?;
         }
         self.power_on()?;
@@ -302,7 +294,7 @@ impl Running {
 
     /// What KVM has counted of each vCPU, as a line for the log.
     fn each_stats(&self, log: impl Fn(&str)) {
-        for (vcpu, index) in self.vcpus.iter().zip(0..) {
+        for (vcpu, index) in self.processors.vcpus.iter().zip(0..) {
             match vcpu.stats() {
                 Ok(counters) => log(&format!("KVM statistics of vCPU {index}: {counters}")),
                 Err(error) => log(&format!("KVM has no statistics of vCPU {index}: {error}")),
@@ -313,21 +305,15 @@ impl Running {
     /// Ends the processors first: nothing may touch a device while it is let go.
     fn stop(&mut self) {
         self.serial.hurry();
-        for vcpu in &self.vcpus {
-            vcpu.end();
-        }
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("A vCPU thread ended by a fault of ours");
-            }
-        }
+        drop(self.made.take());
+        self.processors.end();
         self.hierarchy.reset();
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if self.made.is_some() || !self.processors.threads.is_empty() {
             self.stop();
         }
     }

@@ -1,0 +1,183 @@
+//! Making the processors, on a thread of its own while the rest of the machine is made: what CPUID may say and the vCPUs
+//! take KVM about as long as all the rest.
+//!
+//! ```text
+//!   owner    begin --- VM, RAM, irqchip --- make --- devices ... --- finish
+//!                \                             \                      /
+//!   thread        CPUID of this host ---------- vCPUs, their threads -
+//! ```
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use kvm_ioctls::Kvm;
+
+use super::Error;
+use crate::cpuid::Template;
+use crate::mailbox::Mailbox;
+use crate::memory::GuestRam;
+use crate::spec::CpuSpec;
+use crate::vcpu::{Buses, Vcpu};
+use crate::vm::{self, Vm};
+
+/// What the vCPUs are made of.
+pub(super) struct Order {
+    pub(super) vm: Arc<Vm>,
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) buses: Buses,
+    pub(super) mailbox: Arc<Mailbox>,
+    /// Whether their power-on state is kept, for a guest reset.
+    pub(super) resettable: bool,
+}
+
+/// vCPUs, parked, and their threads.
+#[derive(Default)]
+pub(super) struct Processors {
+    pub(super) vcpus: Vec<Arc<Vcpu>>,
+    pub(super) threads: Vec<JoinHandle<()>>,
+}
+
+impl Processors {
+    /// Ends all threads and waits for them.
+    pub(super) fn end(&mut self) {
+        for vcpu in &self.vcpus {
+            vcpu.end();
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("A vCPU thread ended by a fault of ours");
+            }
+        }
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.end();
+        }
+    }
+}
+
+/// Processors in the making. Dropped, they end.
+pub(super) struct Making {
+    thread: JoinHandle<Result<Processors, Error>>,
+    width: Receiver<u8>,
+    order: Sender<Order>,
+}
+
+impl Making {
+    /// Begins with what KVM can say before there is a machine.
+    pub(super) fn begin(spec: CpuSpec) -> Result<Self, Error> {
+        let (order, ordered) = mpsc::channel();
+        let (width_is, width) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("processors".into());
+        let thread = thread.spawn(move || make(spec, &width_is, &ordered));
+        Ok(Self { thread: thread.map_err(Error::io("Starting a thread"))?, width, order })
+    }
+
+    /// Has the vCPUs made, and answers the width of guest physical addresses while they are.
+    pub(super) fn make(self, order: Order) -> Result<(u8, Made), Error> {
+        // A thread that has ended early says why when it is joined.
+        let _ = self.order.send(order);
+        let made = Made(Some(self.thread));
+        match self.width.recv() {
+            Ok(width) => Ok((width, made)),
+            Err(_) => Err(made.finish().err().unwrap_or(Error::Processors)),
+        }
+    }
+}
+
+/// Processors that are being made or are ready.
+pub(super) struct Made(Option<JoinHandle<Result<Processors, Error>>>);
+
+impl Made {
+    /// Waits for them.
+    pub(super) fn finish(mut self) -> Result<Processors, Error> {
+        self.0.take().map_or(Err(Error::Processors), |thread| thread.join().unwrap_or(Err(Error::Processors)))
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // The processors end as they are dropped.
+        drop(self.0.take().map(JoinHandle::join));
+    }
+}
+
+fn make(spec: CpuSpec, width: &Sender<u8>, order: &Receiver<Order>) -> Result<Processors, Error> {
+    let kvm =
+        Kvm::new().map_err(|error| vm::Error::Open(std::io::Error::from_raw_os_error(error.errno())))?;
+    let template = Template::new(&kvm, spec)?;
+    let _ = width.send(template.physical_address_bits());
+    let mut made = Processors::default();
+    // No order: the machine was given up.
+    let Ok(order) = order.recv() else { return Ok(made) };
+    for index in 0..spec.count() {
+        let (apic_id, cpuid) = (template.apic_id(index), template.for_vcpu(index)?);
+        let vcpu = Vcpu::new(&order.vm, index, apic_id, &cpuid, order.resettable)?;
+        let thread = vcpu.spawn(Arc::clone(&order.ram), order.buses.clone(), Arc::clone(&order.mailbox));
+        made.threads.push(thread.map_err(Error::io("Starting a vCPU thread"))?);
+        made.vcpus.push(vcpu);
+    }
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Bus;
+    use crate::memory::KvmSlots;
+    use crate::spec::MemorySpec;
+
+    const CPUS: CpuSpec = CpuSpec { sockets: 1, cores: 2, threads: 1 };
+
+    fn order() -> Option<Order> {
+        let vm = match Vm::new() {
+            Ok(vm) => Arc::new(vm),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+        };
+        let memory = MemorySpec { size: 2 << 20, hugepages: None, prefault: false };
+        let ram = Arc::new(GuestRam::new(&memory).unwrap());
+        ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm)))).unwrap();
+        vm.create_interrupt_controllers().unwrap();
+        let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        crate::vcpu::install_handler().unwrap();
+        Some(Order { vm, ram, buses, mailbox, resettable: true })
+    }
+
+    #[test]
+    fn they_are_made_while_others_work_and_end_when_dropped() {
+        let Some(order) = order() else { return };
+        let vm = Arc::clone(&order.vm);
+        let (width, made) = Making::begin(CPUS).unwrap().make(order).unwrap();
+        assert!((36..=52).contains(&width));
+        let processors = made.finish().unwrap();
+        assert_eq!((processors.vcpus.len(), processors.threads.len()), (2, 2));
+        drop(processors);
+        assert_eq!(Arc::strong_count(&vm), 1);
+    }
+
+    #[test]
+    fn nobody_is_left_behind_when_the_machine_is_given_up() {
+        let Some(order) = order() else { return };
+        let vm = Arc::clone(&order.vm);
+        drop(Making::begin(CPUS).unwrap());
+        let (_, made) = Making::begin(CPUS).unwrap().make(order).unwrap();
+        drop(made);
+        assert_eq!(Arc::strong_count(&vm), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_made_says_why() {
+        let Some(order) = order() else { return };
+        let none = CpuSpec { sockets: 1, cores: 0, threads: 1 };
+        let error = Making::begin(none).unwrap().make(order).err().unwrap();
+        assert!(matches!(error, Error::Cpuid(crate::cpuid::Error::Topology(_))), "{error}");
+    }
+}
