@@ -30,6 +30,7 @@ pub fn merge(
     current: &BTreeMap<String, LinkSettings>,
 ) -> Result<Vec<(String, LinkSettings)>, Vec<Problem>> {
     let mut merge = Merge { sections, current, wanted: BTreeMap::new(), problems: Vec::new() };
+    merge.loops();
     let order = merge.order();
     for name in &order {
         if let Some(section) = sections.get(name) {
@@ -117,52 +118,59 @@ impl Merge<'_> {
         self.problems.push(Problem { path, message: message.into(), help });
     }
 
-    /// Names of the file's networks, each after those it stands on: its base, and the bridge or bond that it is a port of. A
-    /// loop is a problem.
-    fn order(&mut self) -> Vec<String> {
+    /// Names of the file's networks, each after those that must be there first: its base, and the bridge or bond that it is a port
+    /// of.
+    fn order(&self) -> Vec<String> {
         let mut order = Vec::new();
-        let mut done = BTreeSet::new();
         for name in self.sections.keys() {
-            let mut way = Vec::new();
-            self.visit(name, &mut way, &mut done, &mut order);
+            self.visit(name, &mut Vec::new(), &mut order);
         }
         order
     }
 
-    fn visit(
-        &mut self,
-        name: &str,
-        way: &mut Vec<String>,
-        done: &mut BTreeSet<String>,
-        order: &mut Vec<String>,
-    ) {
-        if way.iter().any(|above| above == name) {
-            let loops: Vec<&str> =
-                way.iter().skip_while(|above| *above != name).map(String::as_str).collect();
-            let message = format!("This network stands on itself: {} -> {name}", loops.join(" -> "));
-            let help = Some("take one of them out of the others' base-iface or ports");
-            if !self.problems.iter().any(|problem| problem.message.contains("stands on itself")) {
-                self.report(&[name], message, help);
-            }
-            return;
-        }
+    fn visit(&self, name: &str, way: &mut Vec<String>, order: &mut Vec<String>) {
         let Some(section) = self.sections.get(name) else { return };
-        if done.contains(name) {
+        if order.iter().chain(way.iter()).any(|done| done == name) {
             return;
         }
         way.push(name.to_owned());
-        let controllers: Vec<String> = self
-            .sections
-            .iter()
-            .filter(|(_, other)| other.ports.contains_key(name))
-            .map(|(controller, _)| controller.clone())
-            .collect();
-        for below in section.base_iface.iter().chain(&controllers) {
-            self.visit(below, way, done, order);
+        let controllers = self.sections.iter().filter(|(_, other)| other.ports.contains_key(name));
+        let controllers: Vec<&String> = controllers.map(|(controller, _)| controller).collect();
+        for below in section.base_iface.iter().chain(controllers) {
+            self.visit(below, way, order);
         }
         way.pop();
-        done.insert(name.to_owned());
         order.push(name.to_owned());
+    }
+
+    /// Networks that stand on themselves, by whatever is between: a base, or ports.
+    fn loops(&mut self) {
+        let sections = self.sections;
+        let mut known = BTreeSet::new();
+        for name in sections.keys() {
+            let mut ways = vec![vec![name]];
+            let mut seen = BTreeSet::new();
+            while let Some(way) = ways.pop() {
+                let section = way.last().and_then(|last| sections.get(*last)).into_iter();
+                for below in section.flat_map(|section| section.base_iface.iter().chain(section.ports.keys()))
+                {
+                    if below == name && known.is_disjoint(&way.iter().copied().collect()) {
+                        known.extend(way.iter().copied());
+                        let text = way.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" -> ");
+                        let help = Some("take one of them out of the others' base-iface or ports");
+                        self.report(
+                            &[name],
+                            format!("This network stands on itself: {text} -> {name}"),
+                            help,
+                        );
+                        break;
+                    }
+                    if seen.insert(below) {
+                        ways.push([way.as_slice(), &[below]].concat());
+                    }
+                }
+            }
+        }
     }
 
     fn section(&mut self, name: &str, section: &NetworkSection) {
@@ -439,6 +447,10 @@ impl Merge<'_> {
     }
 
     fn absent(&mut self, path: &[&str], name: &str) {
+        // It is there, and what is wrong with it is said already.
+        if self.sections.contains_key(name) {
+            return;
+        }
         let help = Some("`ip link` lists the host's interfaces");
         self.report(
             path,
