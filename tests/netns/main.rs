@@ -1,5 +1,6 @@
 //! netconfig against the real kernel, in network namespaces that the tests make; ip(8) is the second witness. Needs root.
 
+mod adopted;
 mod links;
 mod namespace;
 mod nat;

@@ -162,6 +162,11 @@ fn vlans_of_a_bridge_and_its_ports_are_set_and_put_back() {
         realize("tw0", Some(&of([(10, PVID)].into_iter().chain(range(200, 210)).collect())));
         let said = bridge_tool("-compressvlans vlan show dev tw0");
         assert!(said.contains("10 PVID Egress Untagged") && said.contains("200-210"), "{said}");
+        // Undone in reverse: the port is in no VLAN, the bridge filters no more, and who has it filter again is not cut off.
+        realize("tw0", Some(&of(vec![])));
+        realize("br0", Some(&bridge()));
+        ip("link set br0 type bridge vlan_filtering 1");
+        assert_eq!(settings_of("tw0").vlans, [(1, PVID)].into());
     });
 }
 

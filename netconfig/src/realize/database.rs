@@ -131,6 +131,11 @@ fn membership(index: u32, is_bridge: bool, (first, last, membership): Range) -> 
     message
 }
 
+/// What the kernel gives to a port that joins (its vlan_default_pvid).
+pub(super) fn default_membership(index: u32, is_bridge: bool) -> LinkMessage {
+    membership(index, is_bridge, (1, 1, VlanMembership { pvid: true, untagged: true }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,12 +5,13 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rustix::io::Errno;
 
 use super::Work;
+use super::database::default_membership;
 use crate::difference::kind_in_words;
 use crate::link::{message, up_message};
 use crate::network::Error;
 use crate::refusal::Refusal;
 use crate::settings::LinkKind;
-use crate::snapshot::own_data;
+use crate::snapshot::{filters_vlans, own_data};
 
 impl Work<'_> {
     /// All of it; what was lately seen is of afterwards.
@@ -69,7 +70,24 @@ impl Work<'_> {
             self.enslave(&port).await?;
         }
         result?;
+        if filters_vlans(now) && !filters_vlans(wanted) {
+            self.default_vlans().await?;
+        }
         self.look_again().await
+    }
+
+    /// Who is in no VLAN when a bridge stops to filter them gets the one that the kernel gives to fresh ports: else nothing would
+    /// pass once somebody has it filter again.
+    async fn default_vlans(&self) -> Result<(), Error> {
+        let bridge = (self.name, self.found()?);
+        for (name, found) in self.now.ports(self.name).chain([bridge]) {
+            if found.settings.vlans.is_empty() {
+                let request = default_membership(found.index, name == self.name);
+                let result = self.network.ask(Message::SetLink(request), 0).await;
+                result.map_err(|refusal| self.refused(&format!("putting {name} into VLAN 1"), refusal))?;
+            }
+        }
+        Ok(())
     }
 
     /// A bond changes its mode only down and without ports: these are its ports.

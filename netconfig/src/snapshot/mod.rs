@@ -176,6 +176,6 @@ fn mac(octets: &[u8]) -> Option<MacAddress> {
 }
 
 /// It is a bridge whose ports are members of VLANs.
-fn filters_vlans(settings: &LinkSettings) -> bool {
-    matches!(&settings.kind, LinkKind::Bridge(bridge) if bridge.vlan_filtering)
+pub(crate) fn filters_vlans(kind: &LinkKind) -> bool {
+    matches!(kind, LinkKind::Bridge(bridge) if bridge.vlan_filtering)
 }

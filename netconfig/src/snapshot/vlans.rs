@@ -14,7 +14,7 @@ pub(super) fn add(snapshot: &mut Snapshot, messages: &[LinkMessage]) {
     let filtering: BTreeSet<String> = snapshot
         .links
         .iter()
-        .filter(|(_, found)| filters_vlans(&found.settings))
+        .filter(|(_, found)| filters_vlans(&found.settings.kind))
         .map(|(name, _)| name.clone())
         .collect();
     let concerned = snapshot.links.iter_mut().filter(|(name, found)| {
