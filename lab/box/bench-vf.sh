@@ -60,8 +60,13 @@ start_qemu() {
 
 centiseconds() { awk '{ printf "%d\n", $1 * 100 }' /proc/uptime; }
 
-# KiB of the VMM beside guest RAM (which is a memory file): what it has mapped, in proportion where shared.
+# KiB of the VMM beside guest RAM (which is a memory file): what it has mapped, in proportion where shared. A kernel without
+# smaps (the iommufd one) tells of its own pages and of files' pages.
 beside() {
+    [ -e "/proc/$(guest_pid "$1")/smaps" ] || {
+        awk '$1 == "RssAnon:" || $1 == "RssFile:" { sum += $2 } END { print sum + 0 }' "/proc/$(guest_pid "$1")/status"
+        return
+    }
     awk -v half=$((mib * 512)) '
         /^[0-9a-f]+-[0-9a-f]+ / { memory_file = index($0, "/memfd:"); guest = 0 }
         $1 == "Size:" { guest = memory_file && $2 >= half }
@@ -80,6 +85,7 @@ one() {
         bind "$vf" vfio-pci
     fi
     most=0
+    rm -f "$LAB_OUT/$1.console"
     began=$(centiseconds)
     "start_$1"
     until guest_said "$1" "@@up"; do

@@ -62,7 +62,8 @@ impl Drop for Processors {
 
 /// Processors in the making. Dropped, they end.
 pub(super) struct Making {
-    thread: JoinHandle<Result<Processors, Error>>,
+    thread: JoinHandle<()>,
+    made: Receiver<Result<Processors, Error>>,
     width: Receiver<u8>,
     order: Sender<Order>,
 }
@@ -72,16 +73,20 @@ impl Making {
     pub(super) fn begin(spec: CpuSpec) -> Result<Self, Error> {
         let (order, ordered) = mpsc::channel();
         let (width_is, width) = mpsc::channel();
+        // The owner waits for what is made, not for the end of the thread that made it.
+        let (made_is, made) = mpsc::channel();
         let thread = std::thread::Builder::new().name("processors".into());
-        let thread = thread.spawn(move || make(spec, &width_is, &ordered));
-        Ok(Self { thread: thread.map_err(Error::io("Starting a thread"))?, width, order })
+        let thread = thread.spawn(move || {
+            let _ = made_is.send(make(spec, width_is, &ordered));
+        });
+        Ok(Self { thread: thread.map_err(Error::io("Starting a thread"))?, made, width, order })
     }
 
     /// Has the vCPUs made, and answers the width of guest physical addresses while they are.
     pub(super) fn make(self, order: Order) -> Result<(u8, Made), Error> {
         // A thread that has ended early says why when it is joined.
         let _ = self.order.send(order);
-        let made = Made(Some(self.thread));
+        let made = Made { thread: Some(self.thread), made: self.made };
         match self.width.recv() {
             Ok(width) => Ok((width, made)),
             Err(_) => Err(made.finish().err().unwrap_or(Error::Processors)),
@@ -90,23 +95,27 @@ impl Making {
 }
 
 /// Processors that are being made or are ready.
-pub(super) struct Made(Option<JoinHandle<Result<Processors, Error>>>);
+pub(super) struct Made {
+    thread: Option<JoinHandle<()>>,
+    made: Receiver<Result<Processors, Error>>,
+}
 
 impl Made {
     /// Waits for them.
     pub(super) fn finish(mut self) -> Result<Processors, Error> {
-        self.0.take().map_or(Err(Error::Processors), |thread| thread.join().unwrap_or(Err(Error::Processors)))
+        self.thread = None;
+        self.made.recv().unwrap_or(Err(Error::Processors))
     }
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // The processors end as they are dropped.
-        drop(self.0.take().map(JoinHandle::join));
+        // Processors that are ready end as they are dropped with the channel.
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
-fn make(spec: CpuSpec, width: &Sender<u8>, order: &Receiver<Order>) -> Result<Processors, Error> {
+fn make(spec: CpuSpec, width: Sender<u8>, order: &Receiver<Order>) -> Result<Processors, Error> {
     let kvm =
         Kvm::new().map_err(|error| vm::Error::Open(std::io::Error::from_raw_os_error(error.errno())))?;
     let template = Template::new(&kvm, spec)?;

@@ -3,7 +3,10 @@
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a thread looks whether it may run before it sleeps.
+const SOON: Duration = Duration::from_micros(100);
 
 const PARK: u8 = 0;
 const RUN: u8 = 1;
@@ -42,11 +45,16 @@ impl Switch {
         self.changed.notify_all();
     }
 
-    /// The thread's side: waits while parked; false when it shall end.
-    pub(super) fn wait_to_run(&self) -> bool {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        place.in_guest = false;
+    /// The thread's side: waits while parked; false when it shall end. `soon` says that it will probably run soon.
+    pub(super) fn wait_to_run(&self, soon: bool) -> bool {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).in_guest = false;
         self.changed.notify_all();
+        // A processor that sleeps takes about as long to wake.
+        let until = Instant::now() + SOON;
+        while soon && self.wanted.load(Ordering::Acquire) == PARK && Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match self.wanted.load(Ordering::Acquire) {
                 RUN => break,
@@ -128,7 +136,9 @@ mod tests {
             let (switch, turns) = (Arc::clone(&switch), Arc::clone(&turns));
             move || {
                 switch.enter_thread();
-                while switch.wait_to_run() {
+                let mut soon = false;
+                while switch.wait_to_run(soon) {
+                    soon = !soon;
                     while switch.may_run() {
                         turns.fetch_add(1, Ordering::Relaxed);
                         std::thread::sleep(Duration::from_micros(50));

@@ -110,7 +110,7 @@ impl Vcpu {
             vcpu.switch.enter_thread();
             let _leaving = Leaving { vcpu: &vcpu, mailbox: &mailbox };
             let runner = Runner { vcpu: &vcpu, ram, buses, mailbox: &mailbox };
-            while vcpu.switch.wait_to_run() {
+            while vcpu.switch.wait_to_run(vcpu.index == 0) {
                 runner.run();
             }
         })
