@@ -51,10 +51,11 @@ pub fn example(name: &str) -> Result<PathBuf> {
         return build(&format!("the tests {example}"), &["--package", "throughway", "--test", example]);
     }
     let package = format!("throughway-{folder}");
-    let mut arguments = vec!["--package", &package, "--example", example];
+    let mut arguments = vec!["--package", &package];
     if folder == "vfio" {
         arguments.extend(["--features", "testing"]);
     }
+    arguments.extend(["--example", example]);
     build(&format!("the example {name}"), &arguments)
 }
 

@@ -18,8 +18,11 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// What `ip` says of every link, in our words: up, MTU, controller, addresses, gateways.
-fn by_ip() -> BTreeMap<String, (bool, u64, Option<String>, BTreeSet<String>, BTreeSet<String>)> {
+/// A link in words that ip(8) has too: up, MTU, controller, addresses, gateways.
+type Words = (bool, u64, Option<String>, BTreeSet<String>, BTreeSet<String>);
+
+/// What `ip` says of every link.
+fn by_ip() -> BTreeMap<String, Words> {
     let mut links = BTreeMap::new();
     for link in json(&ip("-json -details address show")) {
         let up = link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP");
@@ -43,9 +46,7 @@ fn by_ip() -> BTreeMap<String, (bool, u64, Option<String>, BTreeSet<String>, BTr
     links
 }
 
-fn in_their_words(
-    settings: &LinkSettings,
-) -> (bool, u64, Option<String>, BTreeSet<String>, BTreeSet<String>) {
+fn in_their_words(settings: &LinkSettings) -> Words {
     (
         settings.up,
         settings.mtu.into(),
