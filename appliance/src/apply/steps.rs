@@ -72,7 +72,7 @@ impl Work<'_> {
                 self.note_vfs(*pf)?;
                 host::set_eswitch_mode(*pf, *to)
             }
-            Step::SetVf { pf, interface, vf, attributes } => self.set_vf(*pf, interface, *vf, attributes),
+            Step::SetVf { pf, interface, vf, attributes, .. } => self.set_vf(*pf, interface, *vf, attributes),
             Step::Lend(target) => {
                 let address = find(self.sysfs, target)?;
                 let binding = Binding::of(self.sysfs, address)?;

@@ -17,7 +17,7 @@ use crate::config::Size;
 
 /// How one thing was before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum Undo {
     /// A VF's attributes.
     Vf {

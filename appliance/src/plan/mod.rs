@@ -12,12 +12,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, VfAttributes};
+use netconfig::{EswitchMode, LinkSettings, VfAttributes, VfState};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
 
-use self::text::changes;
+use self::text::{changes, vf_changes};
 pub use self::whole::{HostPlan, Planned, release, whole};
 use crate::apply::Undo;
 use crate::config::{Config, GroupScope, Need, Size, Vm};
@@ -82,6 +82,8 @@ pub enum Step {
         interface: String,
         /// The VF.
         vf: u16,
+        /// What it has, where that is known.
+        from: Option<VfState>,
         /// What it gets.
         attributes: VfAttributes,
     },
@@ -133,7 +135,9 @@ impl fmt::Display for Step {
             Self::BringUp { pf, interface } => write!(f, "{pf}: bring {interface} up"),
             Self::Autoprobe { pf, on } => write!(f, "{pf}: drivers-autoprobe -> {on}"),
             Self::Resize { pf, from, to } => write!(f, "{pf}: num-vfs {from} -> {to}"),
-            Self::SetVf { pf, vf, .. } => write!(f, "{pf}: set attributes of VF {vf}"),
+            Self::SetVf { pf, vf, from, attributes, .. } => {
+                write!(f, "{pf}: VF {vf}:{}", vf_changes(from.as_ref(), attributes))
+            }
             Self::Lend(target) => write!(f, "{target}: driver -> {VFIO_PCI}"),
             Self::Hugepages { size, from, to } => write!(f, "huge pages of {size}: {from} -> {to}"),
             Self::Eswitch { pf, from, to } => {

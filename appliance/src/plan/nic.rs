@@ -34,7 +34,7 @@ impl<'a> Planner<'a> {
             let attributes = self.attributes(key, nic, &choice);
             given.extend(choice.address().map(|address| (key, address)));
             let (pf, vf, interface) = (choice.pf.address, choice.vf, choice.interface);
-            self.plan.steps.push(Step::SetVf { pf, interface, vf, attributes });
+            self.plan.steps.push(Step::SetVf { pf, interface, vf, from: None, attributes });
             self.plan.steps.push(Step::Lend(target.clone()));
             self.plan.slots.push(SlotPlan { name: key.clone(), functions: vec![target] });
         }

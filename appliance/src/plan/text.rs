@@ -1,9 +1,9 @@
 //! Changes of a link as a person reads them: field by field, from -> to.
 
 use std::collections::BTreeSet;
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 
-use netconfig::{LinkKind, LinkSettings};
+use netconfig::{LinkKind, LinkSettings, VfAttributes, VfState};
 
 /// ` mtu 1500 -> 9000, up`: what differs, or for a link that is yet to be made what is not as new ones are.
 pub(super) fn changes(from: Option<&LinkSettings>, to: &LinkSettings) -> String {
@@ -46,9 +46,35 @@ pub(super) fn changes(from: Option<&LinkSettings>, to: &LinkSettings) -> String 
     if from.is_some_and(|from| from.up != to.up) {
         fields.push(if to.up { "up".to_owned() } else { "down".to_owned() });
     }
-    fields.iter().enumerate().fold(String::new(), |mut text, (at, field)| {
-        let _ = write!(text, "{} {field}", if at == 0 { "" } else { "," });
-        text
+    joined(fields.into_iter())
+}
+
+/// ` trust off -> on, vlan-id -> 100`: what a VF gets.
+pub(super) fn vf_changes(from: Option<&VfState>, to: &VfAttributes) -> String {
+    fn field<T: Display>(name: &str, from: Option<T>, to: Option<T>) -> Option<String> {
+        let from = from.map_or_else(String::new, |from| format!("{from} "));
+        to.map(|to| format!("{name} {from}-> {to}"))
+    }
+    let on = |value: bool| if value { "on" } else { "off" };
+    let from = from.cloned().unwrap_or_default();
+    let fields = [
+        field("mac-address", from.mac_address, to.mac_address),
+        field("vlan-id", from.vlan_id, to.vlan_id),
+        field("qos", from.qos, to.qos),
+        field("vlan-proto", from.vlan_proto, to.vlan_proto),
+        field("spoof-check", from.spoof_check.map(on), to.spoof_check.map(on)),
+        field("trust", from.trust.map(on), to.trust.map(on)),
+        field("link-state", from.link_state, to.link_state),
+        field("min-tx-rate", from.min_tx_rate, to.min_tx_rate),
+        field("max-tx-rate", from.max_tx_rate, to.max_tx_rate),
+    ];
+    joined(fields.into_iter().flatten())
+}
+
+fn joined(fields: impl Iterator<Item = String>) -> String {
+    fields.enumerate().fold(String::new(), |text, (at, field)| {
+        let comma = if at == 0 { "" } else { "," };
+        format!("{text}{comma} {field}")
     })
 }
 
@@ -57,6 +83,12 @@ fn kind(from: &LinkKind, to: &LinkKind) -> Vec<String> {
         (from != to).then(|| format!("{name} {from} -> {to}"))
     }
     match (from, to) {
+        (LinkKind::Bond(from), LinkKind::Bond(to)) => {
+            [field("mode", from.mode, to.mode), field("miimon", from.miimon, to.miimon)]
+                .into_iter()
+                .flatten()
+                .collect()
+        }
         (LinkKind::Bridge(from), LinkKind::Bridge(to)) => [
             field("stp", from.stp, to.stp),
             field("ageing-time", from.ageing_time, to.ageing_time),

@@ -1,5 +1,7 @@
 //! What may be asked for of a virtual function. Names are those of `ip link set DEV vf N` spelled out, and of nmstate.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -79,4 +81,16 @@ pub enum LinkMode {
     Enable,
     /// Always down.
     Disable,
+}
+
+impl fmt::Display for VlanProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl fmt::Display for LinkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }

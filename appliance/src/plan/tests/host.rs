@@ -161,7 +161,7 @@ pub(super) fn after<'a>(steps: impl IntoIterator<Item = &'a Step>, mut host: Hos
                 assert!(host.inventory.functions[pf].interfaces.contains(interface));
                 host.links.get_mut(interface).unwrap().up = true;
             }
-            Step::SetVf { pf, interface, vf, attributes } => {
+            Step::SetVf { pf, interface, vf, attributes, .. } => {
                 assert!(host.inventory.functions[pf].interfaces.contains(interface));
                 set(&mut host.vfs.get_mut(pf).unwrap()[usize::from(*vf)], attributes);
             }

@@ -60,7 +60,7 @@ fn a_resize_says_whom_it_hurts_and_is_refused_when_a_guest_would_be() {
     let mut there = host(2);
     there.inventory.functions.get_mut(&vf(1)).unwrap().driver = Some("igbvf".into());
     let found = planned(&there, &card(4));
-    assert!(found.iter().any(|line| line.contains("num-vfs 2 -> 4; VF 0 (0000:01:10.0) is made anew; VF 1 (0000:01:10.1) is taken from igbvf and made anew")), "{found:#?}");
+    assert!(found.iter().any(|line| line.contains("num-vfs 2 -> 4; VF 0 (0000:01:10.0) is made anew; VF 1 (0000:01:10.1), which igbvf has, is made anew")), "{found:#?}");
     hold(&mut there, vf(0), "a");
     let found = refused(&there, &card(4));
     assert_eq!(found.len(), 1);

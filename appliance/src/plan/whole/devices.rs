@@ -73,20 +73,21 @@ impl Whole<'_> {
     /// What the administrator comes by is never given away, nor what shares its group.
     fn guard(&mut self, path: &[&str], functions: &[PciAddress]) {
         let host = self.planner.host;
+        let help = "give another card, or let the administrator come another way (`management.interface`)";
+        let own = functions.iter().find_map(|address| Some((address, self.management.by(host, *address)?)));
+        if let Some((address, way)) = own {
+            return self.planner.refuse(path, format!("{address} is the way to this box: {way}"), Some(help));
+        }
         for address in functions {
             let group = host.inventory.group_of(*address).into_iter().flat_map(|group| &group.members);
-            let members = group.map(|member| member.address).chain([*address]);
-            for member in members {
-                let Some(way) = self.management.by(host, member) else { continue };
-                let message = if member == *address {
-                    format!("{address} is the way to this box: {way}")
-                } else {
-                    format!(
-                        "{address} shares its IOMMU group with {member}, which is the way to this box: {way}"
-                    )
-                };
-                self.planner.refuse(path, message, Some("give another card, or let the administrator come another way (`management.interface`)"));
-                break;
+            let shared = group
+                .map(|member| member.address)
+                .find_map(|member| Some((member, self.management.by(host, member)?)));
+            if let Some((member, way)) = shared {
+                let message = format!(
+                    "{address} shares its IOMMU group with {member}, which is the way to this box: {way}"
+                );
+                return self.planner.refuse(path, message, Some(help));
             }
         }
     }

@@ -72,7 +72,8 @@ impl Whole<'_> {
                     continue;
                 }
                 let interface = interface.clone();
-                self.step(Step::SetVf { pf: address, interface, vf, attributes }, Vec::new());
+                let from = now.cloned();
+                self.step(Step::SetVf { pf: address, interface, vf, from, attributes }, Vec::new());
             }
         }
     }
@@ -109,9 +110,10 @@ impl Whole<'_> {
         }
         let driver = |vf: &PciAddress| self.planner.host.inventory.function(*vf)?.driver.clone();
         let lose = |(index, vf): (usize, &PciAddress)| {
+            let then = if index < usize::from(to) { "is made anew" } else { "goes away" };
             driver(vf).map_or_else(
-                || format!("VF {index} ({vf}) is made anew"),
-                |driver| format!("VF {index} ({vf}) is taken from {driver} and made anew"),
+                || format!("VF {index} ({vf}) {then}"),
+                |driver| format!("VF {index} ({vf}), which {driver} has, {then}"),
             )
         };
         sriov.vfs.iter().enumerate().map(lose).collect()
