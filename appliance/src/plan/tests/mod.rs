@@ -67,9 +67,9 @@ fn a_vf_from_a_pool_and_a_certain_one() {
             "0000:01:00.0: bring eth1 up",
             "0000:01:00.0: drivers-autoprobe -> false",
             "0000:01:00.0: num-vfs 0 -> 4",
-            "0000:01:00.0: set attributes of VF 1",
+            "0000:01:00.0: VF 1: mac-address -> 02:21:bd:41:7e:fc, spoof-check -> on",
             "VF 1 of 0000:01:00.0: driver -> vfio-pci",
-            "0000:01:00.0: set attributes of VF 0",
+            "0000:01:00.0: VF 0: mac-address -> 02:d8:3b:fd:3d:b9, vlan-id -> 100, spoof-check -> on",
             "VF 0 of 0000:01:00.0: driver -> vfio-pci",
             "slot any: VF 1 of 0000:01:00.0",
             "slot first: VF 0 of 0000:01:00.0",
@@ -83,7 +83,7 @@ fn vfs_that_are_there_are_left_there() {
         planned(&host(4), "nics: {any: {pool: vfs}}"),
         [
             "0000:01:00.0: bring eth1 up",
-            "0000:01:00.0: set attributes of VF 1",
+            "0000:01:00.0: VF 1: mac-address -> 02:21:bd:41:7e:fc, spoof-check -> on",
             "VF 1 of 0000:01:00.0: driver -> vfio-pci",
             "slot any: VF 1 of 0000:01:00.0",
         ]

@@ -50,7 +50,7 @@ fn virtual_functions_are_made_and_set() {
             format!("{PF}: bring eth1 up"),
             format!("{PF}: drivers-autoprobe -> false"),
             format!("{PF}: num-vfs 0 -> 2"),
-            format!("{PF}: set attributes of VF 0"),
+            format!("{PF}: VF 0: vlan-id -> 100"),
         ]
     );
 }
