@@ -1,6 +1,8 @@
 //! The host at one moment: what a plan is made from.
 
-use std::collections::BTreeMap;
+pub(crate) mod session;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,7 @@ use anyhow::Context;
 use netconfig::blocking::with_network;
 use netconfig::devlink::{self, Eswitch};
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
+use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, Owner, VfState, owner};
 use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
 use vfio::inventory::Inventory;
@@ -43,6 +45,12 @@ pub struct HostState {
     pub hugepages: BTreeMap<u64, u64>,
     /// The address of this box that the person at the keyboard came in by, when it was over the network.
     pub session: Option<IpAddr>,
+    /// The links that this person's packets come in and leave by: that of the scope, and the way back.
+    pub session_links: BTreeSet<String>,
+    /// Who else keeps a link as his own files say.
+    pub owners: BTreeMap<String, Owner>,
+    /// What of NAT networks is not as it was made.
+    pub nat_differences: BTreeMap<String, Vec<Difference>>,
 }
 
 /// How a PF makes its VFs.
@@ -74,6 +82,21 @@ impl HostState {
         })
     }
 
+    /// Reads links too, and how the administrator comes in by them.
+    pub fn read_links(&mut self) -> anyhow::Result<()> {
+        self.links = with_network(async |network| network.settings().await)?;
+        self.read_session()
+    }
+
+    fn read_session(&mut self) -> anyhow::Result<()> {
+        if let Some(session) = session::Session::current() {
+            self.session_links = session.links();
+            self.session = Some(session.own);
+        }
+        self.owners = owners(Path::new("/"))?;
+        Ok(())
+    }
+
     /// Reads it with links, VFs and huge pages: what the whole file is planned on.
     pub fn read_all(place: &Host, ledger: &Ledger) -> anyhow::Result<Self> {
         let sysfs = &place.sysfs;
@@ -95,17 +118,16 @@ impl HostState {
             host.pfs.insert(pf, PfSettings { drivers_autoprobe, eswitch_mode: eswitch_mode(pf)? });
         }
         for (name, nat) in place.nats.settings()? {
-            // One that is not as it was made is none: it is made again.
-            if place.nats.differences(&name, Some(&nat))?.is_empty() {
-                host.nats.insert(name, nat);
+            let differences = place.nats.differences(&name, Some(&nat))?;
+            if !differences.is_empty() {
+                host.nat_differences.insert(name.clone(), differences);
             }
+            host.nats.insert(name, nat);
         }
         let sys = Path::new("/sys");
         let sizes = [0x20_0000, 0x4000_0000].into_iter().filter(|size| hugepage_folder(sys, *size).is_dir());
         host.hugepages = sizes.map(|size| (size, huge_pages(sys, size))).collect();
-        // sshd(8): client address and port, then server address and port.
-        let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
-        host.session = connection.split_whitespace().nth(2).and_then(|address| address.parse().ok());
+        host.read_session()?;
         Ok(host)
     }
 
@@ -114,7 +136,11 @@ impl HostState {
         match undo {
             Undo::Hugepages { size, before } => self.hugepages.get(&size.0).is_none_or(|now| now == before),
             Undo::Link { name, before } => self.links.get(name) == before.as_deref(),
-            Undo::Nat { name, before } => self.nats.get(name) == before.as_deref(),
+            Undo::Nat { name, before } => {
+                self.nats.get(name) == before.as_deref() && !self.nat_differences.contains_key(name)
+            }
+            // Put back with the links, and never a wish of its own.
+            Undo::Routes { .. } => true,
             Undo::Sriov { pf, before, eswitch_mode } => {
                 let sriov = self.inventory.function(*pf).and_then(|pf| pf.sriov.as_ref());
                 let settings = self.pfs.get(pf).copied().unwrap_or_default();
@@ -185,6 +211,14 @@ fn permanent_macs() -> anyhow::Result<BTreeMap<String, MacAddress>> {
         Some((link.name, mac))
     };
     Ok(links.into_iter().filter_map(mac).collect())
+}
+
+/// Who else keeps each link; `root` is `/`.
+pub fn owners(root: &Path) -> anyhow::Result<BTreeMap<String, Owner>> {
+    let links = with_network(async |network| network.links().await)?;
+    let owned =
+        |link: netconfig::Link| Some((link.name.clone(), owner::owner(root, &link.name, link.index)?));
+    Ok(links.into_iter().filter_map(owned).collect())
 }
 
 /// How a PF's switch is run; none where its driver does not say.

@@ -31,7 +31,8 @@ impl Host {
 
 pub use claim::{Claim, Holder};
 pub use guest::{Applied, apply, restore};
-pub use history::{History, Record, State, current, originals};
+pub(crate) use history::now;
+pub use history::{History, Record, State, as_done, current, originals};
 pub use ledger::{Ledger, Lock};
 pub use steps::Journal;
 pub use transaction::{Event, Outcome, Transaction, revert, revert_the_dead};

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use netconfig::blocking::with_network;
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, VfState};
+use netconfig::{EswitchMode, KeptRoute, LinkSettings, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::bind::{Binding, DriverState};
 use vfio::sriov::{PhysicalFunction, SriovState};
@@ -63,6 +63,11 @@ pub enum Undo {
         /// How many.
         before: u64,
     },
+    /// Routes beside those that links are set to: the kernel drops them with the addresses that they need.
+    Routes {
+        /// All of them.
+        before: Vec<KeptRoute>,
+    },
 }
 
 impl Undo {
@@ -75,6 +80,7 @@ impl Undo {
             Self::Link { name, .. } => format!("link {name}"),
             Self::Nat { name, .. } => format!("NAT of {name}"),
             Self::Hugepages { size, .. } => format!("huge pages of {size}"),
+            Self::Routes { .. } => "routes".to_owned(),
         }
     }
 
@@ -111,6 +117,12 @@ impl Undo {
             Self::Nat { name, before } => Ok(host.nats.realize(name, before.as_deref())?),
             Self::Hugepages { size, before } => {
                 crate::host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ())
+            }
+            Self::Routes { before } => {
+                for lost in with_network(async |network| network.restore_routes(before).await)? {
+                    tracing::warn!("The route {lost} cannot be put back");
+                }
+                Ok(())
             }
         }
     }
@@ -162,6 +174,7 @@ impl fmt::Display for Undo {
             Self::Nat { name, before: None } => write!(f, "{name}: no NAT network any more"),
             Self::Nat { name, before: Some(_) } => write!(f, "{name}: the NAT network as it was"),
             Self::Hugepages { size, before } => write!(f, "huge pages of {size} -> {before}"),
+            Self::Routes { .. } => f.write_str("routes as they were"),
         }
     }
 }

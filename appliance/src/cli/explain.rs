@@ -37,14 +37,18 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
         }
     };
     let sysfs = Sysfs::default();
-    let host =
-        match HostState::read(&sysfs, &Ledger::at(&arguments.state.state_dir), !config.devices.is_empty()) {
-            Ok(host) => host,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                return Exit::Fault;
-            }
-        };
+    let host = HostState::read(&sysfs, &Ledger::at(&arguments.state.state_dir), !config.devices.is_empty());
+    let host = host.and_then(|mut host| {
+        host.read_links()?;
+        Ok(host)
+    });
+    let host = match host {
+        Ok(host) => host,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Exit::Fault;
+        }
+    };
     let (address, scope) = match find(arguments, &config, &host) {
         Ok(found) => found,
         Err(message) => {

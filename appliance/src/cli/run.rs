@@ -7,6 +7,7 @@ use clap::Args;
 use vmm::{Machine, Outcome};
 
 use super::StateDir;
+use super::change::nobody_waits;
 use super::check;
 use super::exit::{Exit, complain};
 use super::failure::{Failure, ended};
@@ -74,13 +75,18 @@ fn prepare(
 ) -> Result<Applied, Failure> {
     let _lock = ledger.lock().map_err(Failure::Fault)?;
     put_back_the_dead(place, ledger).map_err(Failure::Fault)?;
+    // What a guest is given now would be taken from under it again.
+    let history = History::at(&arguments.state.state_dir);
+    apply::revert_the_dead(&history, place).map_err(Failure::Fault)?;
+    nobody_waits(&history)?;
     let name = arguments.vm.as_str();
     if let Some(claim) = ledger.claim(name).map_err(Failure::Fault)? {
         let error = anyhow::anyhow!("Guest `{name}` runs already, as process {}", claim.holder.pid);
         return Err(Failure::Refused(error));
     }
     let macs = config.devices.values().any(|device| device.matches.permanent_mac.is_some());
-    let host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
+    let mut host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
+    host.read_links().map_err(Failure::Fault)?;
     let plan = plan(config, &host, name, vm)
         .map_err(|refusals| Failure::Input(check::at_their_lines(&arguments.file, &refusals)))?;
     apply::apply(&plan, name, place, ledger).map_err(Failure::Fault)

@@ -12,11 +12,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, VfAttributes, VfState};
+use netconfig::{Difference, EswitchMode, LinkSettings, VfAttributes, VfState};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
 
+use self::management::Management;
 use self::text::{changes, vf_changes};
 pub use self::whole::{HostPlan, Planned, release, whole};
 use crate::apply::Undo;
@@ -124,6 +125,9 @@ pub enum Step {
         from: Option<Box<Nat>>,
         /// Then.
         to: Option<Box<Nat>>,
+        /// What of it is not as it was made.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        differences: Vec<Difference>,
     },
     /// Something that was changed once goes back to what it was.
     Release(Undo),
@@ -158,6 +162,12 @@ impl fmt::Display for Step {
             },
             Self::Nat { name, from: None, .. } => write!(f, "{name}: make it a NAT network"),
             Self::Nat { name, to: None, .. } => write!(f, "{name}: make it no NAT network"),
+            Self::Nat { name, differences, .. } if !differences.is_empty() => {
+                write!(f, "{name}: the NAT network's")?;
+                differences.iter().enumerate().try_for_each(|(at, Difference { field, wanted, actual })| {
+                    write!(f, "{} {field} {actual} -> {wanted}", if at == 0 { "" } else { "," })
+                })
+            }
             Self::Nat { name, .. } => write!(f, "{name}: change the NAT network"),
             Self::Release(undo) => write!(f, "{undo}"),
         }
@@ -233,11 +243,15 @@ struct Planner<'a> {
     /// What this plan gives away already.
     taken: BTreeSet<Target>,
     refusals: Vec<Refusal>,
+    /// What the administrator comes by.
+    management: Management,
 }
 
 impl<'a> Planner<'a> {
     fn new(config: &'a Config, host: &'a HostState, vm: &'a str) -> Self {
-        Self { config, host, vm, plan: Plan::default(), taken: BTreeSet::new(), refusals: Vec::new() }
+        let management = Management::of(config, host);
+        let (plan, taken, refusals) = (Plan::default(), BTreeSet::new(), Vec::new());
+        Self { config, host, vm, plan, taken, refusals, management }
     }
 
     fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {

@@ -196,7 +196,7 @@ pub(super) fn after<'a>(steps: impl IntoIterator<Item = &'a Step>, mut host: Hos
                 assert!(base.is_none_or(|base| host.links.contains_key(base)), "{step}");
                 put(&mut host, name, to.as_deref());
             }
-            Step::Nat { name, from, to } => {
+            Step::Nat { name, from, to, .. } => {
                 assert_eq!(host.nats.get(name), from.as_deref());
                 match to {
                     Some(to) => host.nats.insert(name.clone(), (**to).clone()),
@@ -208,6 +208,7 @@ pub(super) fn after<'a>(steps: impl IntoIterator<Item = &'a Step>, mut host: Hos
                 None => drop(host.nats.remove(name)),
             },
             Step::Release(Undo::Link { name, before }) => put(&mut host, name, before.as_deref()),
+            Step::Release(Undo::Routes { .. }) => {}
             Step::Release(Undo::Hugepages { size, before }) => {
                 host.hugepages.insert(size.0, *before);
             }

@@ -2,6 +2,7 @@
 
 mod devices;
 mod networks;
+mod owners;
 mod release;
 mod sriov;
 
@@ -73,11 +74,8 @@ impl fmt::Display for HostPlan {
 /// Plans the whole file. `originals` are things as they were before Throughway first changed them: what the file does not name
 /// any more goes back to that.
 pub fn whole(config: &Config, host: &HostState, originals: &[Undo]) -> Result<HostPlan, Vec<Refusal>> {
-    let mut whole = Whole {
-        planner: Planner::new(config, host, ""),
-        management: Management::of(config, host),
-        steps: Vec::new(),
-    };
+    let mut whole = Whole { planner: Planner::new(config, host, ""), steps: Vec::new() };
+    whole.way_in();
     whole.hugepages();
     whole.release(originals);
     whole.sriov();
@@ -100,15 +98,26 @@ pub fn release(config: &Config, host: &HostState, undo: &[Undo]) -> HostPlan {
 
 struct Whole<'a> {
     planner: Planner<'a>,
-    management: Management,
     steps: Vec<Planned>,
 }
 
 impl<'a> Whole<'a> {
     fn step(&mut self, step: Step, blast: Vec<String>) {
-        let management = self.management.touched_by(&step);
+        let management = self.planner.management.touched_by(&step);
         if !self.steps.iter().any(|planned| planned.step == step) {
             self.steps.push(Planned { step, blast, management });
+        }
+    }
+
+    /// A way in that neither is there nor is made would guard nothing.
+    fn way_in(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let Some(name) = &config.management.interface else { return };
+        if !host.links.contains_key(name) && !config.networks.contains_key(name) {
+            let message = format!("There is no network interface `{name}`, and this file makes none");
+            let help =
+                "write the one that you come in by; without this key it is the one of the default route";
+            self.planner.refuse(&["management", "interface"], message, Some(help));
         }
     }
 

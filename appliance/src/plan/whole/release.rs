@@ -31,11 +31,12 @@ impl<'a> Whole<'a> {
                 Undo::Driver { address, .. } => {
                     lent.iter().any(|target| self.address(target) == Some(*address))
                 }
+                Undo::Routes { .. } => true,
             };
             let gone = match undo {
                 Undo::Driver { address, .. } => host.inventory.function(*address).is_none(),
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => host.inventory.function(*pf).is_none(),
-                Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => false,
+                Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } | Undo::Routes { .. } => false,
             };
             if named || gone || host.is(undo) {
                 continue;
@@ -75,7 +76,7 @@ impl<'a> Whole<'a> {
                 let sriov = host.inventory.function(*pf)?.sriov.as_ref()?;
                 held(sriov.vfs.get(usize::try_from(before.id).ok()?)?)
             }
-            Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => None,
+            Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } | Undo::Routes { .. } => None,
         }
     }
 
