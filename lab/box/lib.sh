@@ -217,8 +217,23 @@ iperf_server() {
     retry 5 test -s /run/iperf3.pid
 }
 
-# iperf_mbits: the receiver's Mbit/s out of iperf3's text on standard input.
-iperf_mbits() { awk '/receiver/ { for (i = 1; i <= NF; i++) if ($i ~ /bits\/sec/) { v = $(i - 1); if ($i ~ /^G/) v *= 1000; if ($i ~ /^K/) v /= 1000; printf "%d\n", v } }' | tail -n 1; }
+# iperf_mbits: the receiver's Mbit/s out of iperf3's text on standard input; what is less than one is one.
+iperf_mbits() { awk '/receiver/ { for (i = 1; i <= NF; i++) if ($i ~ /bits\/sec/) { v = $(i - 1); if ($i ~ /^G/) v *= 1000; if ($i ~ /^K/) v /= 1000; printf "%d\n", v > 0 && v < 1 ? 1 : v } }' | tail -n 1; }
+
+# ---- the box itself ---------------------------------------------------------
+
+# box_reboot: reboots the box, with what throughway keeps on disk; the scenario (`# boot: reboots`) then runs again from its
+# start, with LAB_BOOT=2.
+box_reboot() {
+    cp -a /var/lib/throughway "$LAB_OUT/state" || bail "what is on disk is kept"
+    touch /share/again
+    sync
+    reboot -f
+    sleep 60
+}
+
+# box_disk: what was on disk before the reboot is there again.
+box_disk() { cp -a "$LAB_OUT/state" /var/lib/throughway; }
 
 # ---- the peer ---------------------------------------------------------------
 

@@ -136,6 +136,7 @@ impl Lab {
             results: None,
             interactive: false,
             forward: None,
+            reboots: false,
         }
     }
 
@@ -163,8 +164,9 @@ impl Lab {
                 copy(path, &run.path().join("share/bin").join(name))?;
             }
             let log = output.join(format!("console-{number}.log"));
+            let reboots = group.iter().any(|scenario| scenario.reboots);
             let boot = Boot {
-                spec: self.spec(&run),
+                spec: Spec { reboots, ..self.spec(&run) },
                 share: run.path().join("share"),
                 output,
                 log,
