@@ -218,7 +218,7 @@ iperf_server() {
 }
 
 # iperf_mbits: the receiver's Mbit/s out of iperf3's text on standard input; what is less than one is one.
-iperf_mbits() { awk '/receiver/ { for (i = 1; i <= NF; i++) if ($i ~ /bits\/sec/) { v = $(i - 1); if ($i ~ /^G/) v *= 1000; if ($i ~ /^K/) v /= 1000; printf "%d\n", v > 0 && v < 1 ? 1 : v } }' | tail -n 1; }
+iperf_mbits() { awk '/receiver/ { for (i = 1; i <= NF; i++) if ($i ~ /bits\/sec/) { v = $(i - 1); if ($i ~ /^G/) v *= 1000; if ($i ~ /^K/) v /= 1000; printf "%d\n", (v > 0 && v < 1 ? 1 : v) } }' | tail -n 1; }
 
 # ---- the box itself ---------------------------------------------------------
 
