@@ -221,10 +221,7 @@ fn what_nobody_is_left_to_put_back_recover_does() {
         let (code, status) = visited.run("status");
         assert!(code == 2 && status.contains("Change 1 was cut short: `throughway recover`"), "{status}");
         let (code, recovered) = visited.run("recover");
-        assert!(
-            code == 0 && recovered.ends_with("1 unfinished changes of the host were put back.\n"),
-            "{recovered}"
-        );
+        assert!(code == 0 && recovered.ends_with("1 unfinished change was put back.\n"), "{recovered}");
         session.comes_back_within(SOON);
         assert_eq!(settings(), before);
         let (_, history) = visited.run("history");
