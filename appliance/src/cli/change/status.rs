@@ -9,7 +9,6 @@ use crate::cli::StateDir;
 use crate::cli::check::print;
 use crate::cli::exit::Exit;
 use crate::config;
-use crate::host::HostState;
 use crate::plan::{HostPlan, Step, whole};
 
 #[derive(Args)]
@@ -50,7 +49,7 @@ fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         Some(text) => {
             let document = config::Document { name: "the file that was applied".into(), text: text.into() };
             let config = config::load(&document).map_err(Failure::Input)?;
-            let host = HostState::read_all(&place.host, &place.ledger)?;
+            let host = place.read(&config)?;
             whole(&config, &host, &apply::originals(&records)).map_err(|refusals| {
                 let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
                 Failure::Fault(anyhow::anyhow!("The host cannot be compared: {}", texts.join("; ")))
