@@ -184,7 +184,7 @@ impl HostState {
                 host.nats.insert(name, nat);
             }
         }
-        let running = place.dhcp.running().context("Reading which DHCP clients run")?;
+        let running = place.dhcp.links().context("Reading which DHCP clients run")?;
         host.dhcp = DhcpState { client: place.dhcp.client(), running };
         let sys = Path::new("/sys");
         let sizes = [0x20_0000, 0x4000_0000].into_iter().filter(|size| hugepage_folder(sys, *size).is_dir());

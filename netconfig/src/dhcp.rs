@@ -107,7 +107,7 @@ impl DhcpClients {
     }
 
     /// Links on which one that we started asks.
-    pub fn running(&self) -> io::Result<BTreeSet<String>> {
+    pub fn links(&self) -> io::Result<BTreeSet<String>> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             entries => entries?,

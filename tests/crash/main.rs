@@ -3,6 +3,8 @@
 //! In a network namespace that the test makes; needs root. The part with PCI functions runs in the lab.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -60,12 +62,15 @@ networks:
   br4: {type: bridge, dhcp4: true}
 ";
 
-/// What a change is done to, with busybox as the box's DHCP client: it is what it is called.
+/// What a change is done to, with busybox as the box's DHCP client, which is not to wait long for nobody.
 fn host(state: &Path) -> Host {
     let mut host = Host::at(state);
     let udhcpc = state.join("udhcpc");
     if !udhcpc.exists() {
-        std::os::unix::fs::symlink("/bin/busybox", &udhcpc).unwrap();
+        let fresh = state.join("udhcpc.new");
+        std::fs::write(&fresh, "#!/bin/sh\nexec /bin/busybox udhcpc \"$@\" -t 1 -T 1\n").unwrap();
+        std::fs::set_permissions(&fresh, Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(fresh, &udhcpc).unwrap();
     }
     host.dhcp = host.dhcp.with_client(DhcpTool::Udhcpc, udhcpc);
     host
@@ -109,7 +114,7 @@ fn links(host: &Host) -> (BTreeMap<String, LinkSettings>, String, BTreeSet<Strin
     }
     let rules = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
     assert!(rules.status.success());
-    (links, String::from_utf8(rules.stdout).unwrap(), host.dhcp.running().unwrap())
+    (links, String::from_utf8(rules.stdout).unwrap(), host.dhcp.links().unwrap())
 }
 
 /// Kills a change of its own at each of its boundaries in turn until it comes to its end; how many there were.

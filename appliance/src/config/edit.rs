@@ -185,7 +185,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_replaced_reads_as_it_was_meant(to in "[ -~]{0,20}", quote in 0..3) {
+        fn what_is_replaced_reads_as_it_was_meant(to in "[ -~]{0,20}", quote in 0_usize..3) {
             let value = ["\"x\"", "'x'", "x"][quote];
             let text = format!("a: {{b: {value}, c: 1}}\n");
             let found = document(&text).with_scalar(&["a", "b"], "x", &to).unwrap();

@@ -13,8 +13,8 @@ use crate::host::HostState;
 #[derive(Clone)]
 pub(super) struct Choice<'a> {
     pub(super) pf: &'a Function,
-    sriov: &'a Sriov,
-    interface: String,
+    pub(super) sriov: &'a Sriov,
+    pub(super) interface: String,
     pub(super) vf: u16,
 }
 
@@ -53,7 +53,6 @@ impl<'a> Planner<'a> {
     }
 
     fn choose(&mut self, key: &str, nic: &Nic) -> Option<Choice<'a>> {
-        let config = self.config;
         if let (Some(pf), Some(vf)) = (&nic.pf, nic.vf) {
             let choice = self.physical(pf, vf)?;
             if let Some((message, help)) = self.busy(&choice) {
@@ -62,7 +61,7 @@ impl<'a> Planner<'a> {
             }
             return Some(self.take(choice));
         }
-        self.from_pool(key, nic.pool.as_deref()?)
+        self.any_of(key, nic.pool.as_deref()?)
     }
 
     /// A VF of a PF that is there and fit for it.

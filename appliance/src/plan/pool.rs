@@ -25,7 +25,7 @@ pub(super) fn named(config: &Config) -> BTreeSet<(&str, u16)> {
 
 impl<'a> Planner<'a> {
     /// A free VF: one that has the nic's address already, so that no other keeps it, else the first.
-    pub(super) fn from_pool(&mut self, key: &str, name: &str) -> Option<Choice<'a>> {
+    pub(super) fn any_of(&mut self, key: &str, name: &str) -> Option<Choice<'a>> {
         let pool = self.config.pools.get(name)?;
         let named = named(self.config);
         let (mut unfit, mut busy, mut free) = (false, Vec::new(), Vec::new());

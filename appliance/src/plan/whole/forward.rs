@@ -8,6 +8,7 @@ use netconfig::section::NetworkType;
 use netconfig::{EswitchMode, LinkKind, MacAddress};
 
 use super::Whole;
+use crate::apply::Undo;
 use crate::config::{Sriov, derived_mac};
 use crate::plan::Step;
 
@@ -65,8 +66,17 @@ impl<'a> Whole<'a> {
         let (config, host) = (self.planner.config, self.planner.host);
         let wanted: BTreeMap<_, _> =
             merge(&config.networks, &host.links).unwrap_or_default().into_iter().collect();
+        // What the file does not name is as it was before, or as others made it.
+        let originals = self.originals;
+        let was = |name: &str| {
+            originals.iter().find_map(|undo| match undo {
+                Undo::Link { name: of, before } if of == name => Some(before.as_deref()),
+                _ => None,
+            })
+        };
         let controller = |name: &str| {
-            wanted.get(name).or_else(|| host.links.get(name)).and_then(|link| link.controller.clone())
+            let link = wanted.get(name).or_else(|| was(name).unwrap_or_else(|| host.links.get(name)));
+            link.and_then(|link| link.controller.clone())
         };
         let is_bridge = |name: &str| match config.networks.get(name) {
             Some(section) => section.kind == NetworkType::Bridge,

@@ -71,7 +71,7 @@ impl Whole<'_> {
     /// After the links: the box's own addresses by DHCP.
     pub(super) fn dhcp(&mut self) {
         let (config, host) = (self.planner.config, self.planner.host);
-        for (name, section) in config.networks.iter().filter(|(_, section)| section.dhcp4) {
+        for (name, _) in config.networks.iter().filter(|(_, section)| section.dhcp4) {
             // A client does not go along from a link that is gone to its successor.
             let made = self.steps.iter().any(|planned| match &planned.step {
                 Step::Link { name: of, from, to: Some(to) } if of == name => {

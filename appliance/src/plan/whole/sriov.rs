@@ -1,8 +1,8 @@
 //! Virtual functions: how many, how they are made, and what each has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use netconfig::{EswitchMode, LinkMode, VfAttributes, VfState, VlanProtocol};
+use netconfig::{EswitchMode, LinkMode, MacAddress, VfAttributes, VfState, VlanProtocol};
 use vfio::PciAddress;
 use vfio::inventory::Function;
 
@@ -14,7 +14,15 @@ use crate::plan::nic::{COLLISION, collision, holder_of_mac};
 
 impl Whole<'_> {
     pub(super) fn sriov(&mut self) {
-        for (address, (name, sriov)) in self.pfs() {
+        let pfs = self.pfs();
+        let named: BTreeMap<(PciAddress, u16), VfAttributes> = pfs
+            .iter()
+            .flat_map(|(pf, (name, sriov))| (0..sriov.num_vfs).map(move |vf| (*pf, vf, *name, *sriov)))
+            .map(|(pf, vf, name, sriov)| ((pf, vf), self.attributes(name, sriov, vf)))
+            .collect();
+        let macs: BTreeSet<MacAddress> =
+            named.values().filter_map(|attributes| attributes.mac_address).collect();
+        for (address, (name, sriov)) in pfs {
             let host = self.planner.host;
             let Some((pf, interface)) = self.planner.able(name, sriov) else { continue };
             debug_assert_eq!(pf.address, address);
@@ -65,8 +73,13 @@ impl Whole<'_> {
             }
             for vf in 0..sriov.num_vfs {
                 let before = self.as_it_was(pf, sriov, settings.eswitch_mode, vf, fresh);
-                let wanted = self.attributes(name, sriov, vf).or(&before);
+                let mut wanted = named.get(&(address, vf)).cloned().unwrap_or_default().or(&before);
                 let now = (!fresh).then(|| host.vfs.get(&address)?.get(usize::from(vf))).flatten();
+                // One that another VF is to have now, as its nic moved.
+                let moved = now.and_then(|now| now.mac_address).filter(|mac| macs.contains(mac));
+                if moved.is_some() && wanted.mac_address.is_none() {
+                    wanted.mac_address = Some(MacAddress([0; 6]));
+                }
                 let attributes = now.map_or_else(|| wanted.clone(), |now| differing(&wanted, now));
                 if attributes == VfAttributes::default() {
                     continue;
