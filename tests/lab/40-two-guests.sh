@@ -100,6 +100,6 @@ check "it comes up" guest_up two || bail "without it nothing follows" "$(tail -n
 like "throughway said that it tidied up first" "$(cat "$LAB_OUT/two.err")" "ended without giving its devices back"
 check "it pings the PF" retry 20 guest_run two 'ping -c 1 -W 1 10.9.0.1' 5
 guest_kill two
-like "throughway recover puts VF 1 back" "$(throughway recover 2>&1)" "1 guests were put back"
+like "throughway recover puts VF 1 back" "$(throughway recover 2>&1)" "1 guest were put back"
 is "VF 1 has no driver, as before" "$(driver_of "$vf1")" ""
 like "and nothing is left to do" "$(throughway recover 2>&1)" "Nothing to put back"

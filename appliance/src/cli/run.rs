@@ -141,10 +141,12 @@ pub(super) fn recover(state: &Path) -> Exit {
         Ok((0, 0)) => check::print("Nothing to put back."),
         Ok((guests, changes)) => {
             if guests > 0 {
-                check::print(&format!("Devices of {guests} guests were put back."));
+                let plural = if guests == 1 { "" } else { "s" };
+                check::print(&format!("The devices of {guests} guest{plural} were put back."));
             }
             if changes > 0 {
-                check::print(&format!("{changes} unfinished changes of the host were put back."));
+                let were = if changes == 1 { " was" } else { "s were" };
+                check::print(&format!("{changes} unfinished change{were} put back."));
             }
         }
         Err(error) => {
