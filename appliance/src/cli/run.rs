@@ -13,7 +13,7 @@ use super::exit::{Exit, complain};
 use super::failure::{Failure, ended};
 use super::terminal::Terminal;
 use crate::apply::{self, Applied, History, Host, Ledger};
-use crate::config::{Config, Vm};
+use crate::config::{Config, Document, Vm};
 use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
@@ -35,7 +35,7 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    let config = check::load(&arguments.file).map_err(Failure::Input)?;
+    let (document, config) = check::load(&arguments.file).map_err(Failure::Input)?;
     let name = arguments.vm.as_str();
     let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;
     let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
@@ -46,7 +46,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         return start(name, vm, files, &Applied { slots: Vec::new() });
     }
     let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
-    let applied = prepare(&config, arguments, vm, &host, &ledger)?;
+    let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
     let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
     if let Err(error) = faults::watch(name, functions) {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
@@ -67,6 +67,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
 
 /// Recovers what the dead left, plans, and applies, while nobody else does.
 fn prepare(
+    document: &Document,
     config: &Config,
     arguments: &Arguments,
     vm: &Vm,
@@ -84,11 +85,16 @@ fn prepare(
         let error = anyhow::anyhow!("Guest `{name}` runs already, as process {}", claim.holder.pid);
         return Err(Failure::Refused(error));
     }
-    let macs = config.devices.values().any(|device| device.matches.permanent_mac.is_some());
+    let macs =
+        !vm.nics.is_empty() || config.devices.values().any(|device| device.matches.permanent_mac.is_some());
     let mut host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
     host.read_links().map_err(Failure::Fault)?;
+    host.recognize(place, config).map_err(Failure::Fault)?;
+    if !vm.pci.is_empty() {
+        place.sightings.note(config, &host).map_err(Failure::Fault)?;
+    }
     let plan = plan(config, &host, name, vm)
-        .map_err(|refusals| Failure::Input(check::at_their_lines(&arguments.file, &refusals)))?;
+        .map_err(|refusals| Failure::Input(check::at_their_lines(document, &refusals)))?;
     apply::apply(&plan, name, place, ledger).map_err(Failure::Fault)
 }
 

@@ -70,6 +70,8 @@ impl Management {
             Step::Link { name, to, .. } => {
                 self.links.contains(name) || joins(to.as_ref().and_then(|to| to.controller.as_ref()))
             }
+            Step::Dhcp { link, .. } => self.links.contains(link),
+            Step::Release(Undo::Dhcp { name, .. }) => self.links.contains(name),
             Step::Release(Undo::Link { name, before }) => {
                 self.links.contains(name)
                     || joins(before.as_ref().and_then(|before| before.controller.as_ref()))
@@ -84,6 +86,8 @@ impl Management {
             Step::Release(Undo::Vf { pf, before }) => self.vfs.contains(&(*pf, before.id)),
             Step::Release(Undo::Driver { address, .. }) => self.cards.contains(address),
             Step::Autoprobe { .. }
+            | Step::Forward { .. }
+            | Step::Release(Undo::Forward { .. })
             | Step::Lend(_)
             | Step::Hugepages { .. }
             | Step::Release(Undo::Hugepages { .. } | Undo::Routes { .. }) => false,

@@ -58,20 +58,24 @@ fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     });
     let done = apply::as_done(&records);
     let current = apply::current(&done);
-    let host = HostState::read_all(&place.host, &place.ledger)?;
-    let (config, plan) = match current {
-        None => (Config::default(), HostPlan::default()),
+    let (config, host, plan) = match current {
+        None => {
+            let config = Config::default();
+            let host = place.read(&config)?;
+            (config, host, HostPlan::default())
+        }
         Some(current) => {
             let text = current.text.clone().unwrap_or_else(|| "version: 1\n".to_owned());
             let document = config::Document { name: "the file that was applied".into(), text };
             let config = config::load(&document).map_err(Failure::Input)?;
+            let host = place.read(&config)?;
             // What others keep is told, and is no reason not to compare.
             let unowned = HostState { owners: BTreeMap::new(), ..host.clone() };
             let plan = whole(&config, &unowned, &apply::originals(&done)).map_err(|refusals| {
                 let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
                 Failure::Fault(anyhow::anyhow!("The host cannot be compared: {}", texts.join("; ")))
             })?;
-            (config, plan)
+            (config, host, plan)
         }
     };
     let differs: Vec<&Step> = plan.steps.iter().map(|planned| &planned.step).collect();

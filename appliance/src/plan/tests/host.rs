@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use netconfig::dhcp::DhcpTool;
 use netconfig::{LinkKind, LinkMode, LinkSettings, MacAddress, VfAttributes, VfState};
 use vfio::PciAddress;
 use vfio::in_use::Use;
@@ -9,7 +10,7 @@ use vfio::inventory::{Function, Group, Inventory, IommuState, Member, Sriov};
 use vfio::sriov::SriovState;
 
 use crate::apply::{Holder, Undo};
-use crate::host::{HostState, PfSettings};
+use crate::host::{DhcpState, HostState, PfSettings};
 use crate::plan::{Planned, Step, Target};
 
 /// The PF, with `eth1` and up to 7 VFs.
@@ -83,6 +84,7 @@ pub(super) fn host(num_vfs: u16) -> HostState {
             ("eth2".into(), card(&[], None)),
         ]),
         pfs: BTreeMap::from([(at(PF), PfSettings { drivers_autoprobe: Some(true), eswitch_mode: None })]),
+        dhcp: DhcpState { client: Some(DhcpTool::Udhcpc), ..DhcpState::default() },
         hugepages: BTreeMap::from([(0x20_0000, 0)]),
         ..HostState::default()
     };
@@ -103,9 +105,9 @@ fn card(addresses: &[&str], gateway: Option<&str>) -> LinkSettings {
     }
 }
 
-/// As the kernel does it: all VFs go, then as many come.
-fn resize(host: &mut HostState, to: u16) {
-    let fresh = |id| VfState {
+/// A VF as the card makes it.
+fn made(id: u32) -> VfState {
+    VfState {
         id,
         mac_address: Some(MacAddress([0; 6])),
         vlan_id: Some(0),
@@ -114,8 +116,12 @@ fn resize(host: &mut HostState, to: u16) {
         trust: Some(false),
         link_state: Some(LinkMode::Auto),
         ..VfState::default()
-    };
-    host.vfs.insert(at(PF), (0..u32::from(to)).map(fresh).collect());
+    }
+}
+
+/// As the kernel does it: all VFs go, then as many come.
+fn resize(host: &mut HostState, to: u16) {
+    host.vfs.insert(at(PF), (0..u32::from(to)).map(made).collect());
     host.inventory.functions.retain(|_, function| function.physical_function.is_none());
     for index in 0..to {
         let mut made =
@@ -203,6 +209,24 @@ pub(super) fn after<'a>(steps: impl IntoIterator<Item = &'a Step>, mut host: Hos
                     None => host.nats.remove(name),
                 };
             }
+            Step::Dhcp { link, from, to } => {
+                assert!(host.links.contains_key(link), "{step}");
+                assert_eq!(host.dhcp.running.contains(link), *from);
+                dhcp(&mut host, link, *to);
+            }
+            Step::Forward { link, bridge, macs } => {
+                assert!(host.links.contains_key(link) && host.links.contains_key(bridge), "{step}");
+                host.forwarded.entry(link.clone()).or_default().extend(macs);
+            }
+            Step::Release(Undo::Forward { link, mac, before }) => {
+                let told = host.forwarded.entry(link.clone()).or_default();
+                if *before {
+                    told.insert(*mac)
+                } else {
+                    told.remove(mac)
+                };
+            }
+            Step::Release(Undo::Dhcp { name, before }) => dhcp(&mut host, name, *before),
             Step::Release(Undo::Nat { name, before }) => match before {
                 Some(before) => drop(host.nats.insert(name.clone(), (**before).clone())),
                 None => drop(host.nats.remove(name)),
@@ -231,6 +255,18 @@ pub(super) fn after<'a>(steps: impl IntoIterator<Item = &'a Step>, mut host: Hos
         }
     }
     host
+}
+
+/// A client gives its link an address; what it gave stays when it ends.
+fn dhcp(host: &mut HostState, link: &str, on: bool) {
+    if on {
+        host.dhcp.running.insert(link.to_owned());
+        let link = host.links.get_mut(link).unwrap();
+        link.addresses.insert("198.51.100.7/24".parse().unwrap());
+        link.gateways.insert("198.51.100.1".parse().unwrap());
+    } else {
+        host.dhcp.running.remove(link);
+    }
 }
 
 fn put(host: &mut HostState, name: &str, to: Option<&LinkSettings>) {
@@ -274,8 +310,34 @@ pub(super) fn originals(steps: &[Planned], host: &HostState) -> Vec<Undo> {
         }),
         _ => None,
     };
+    let mut fresh = false;
+    let mut more = |planned: &Planned| match &planned.step {
+        Step::Resize { pf, .. } | Step::Autoprobe { pf, .. } => {
+            fresh |= matches!(planned.step, Step::Resize { .. });
+            host.vfs[pf].iter().map(|before| Undo::Vf { pf: *pf, before: before.clone() }).collect()
+        }
+        Step::SetVf { pf, vf, .. } => {
+            let there = host.vfs[pf].get(usize::from(*vf)).filter(|_| !fresh);
+            let before = there.cloned().unwrap_or_else(|| made(u32::from(*vf)));
+            vec![Undo::Vf { pf: *pf, before }]
+        }
+        Step::Forward { link, macs, .. } => {
+            let told = |mac| Undo::Forward { link: link.clone(), mac, before: false };
+            macs.iter().copied().map(told).collect()
+        }
+        Step::Dhcp { link, from, .. } => {
+            let before = host.links.get(link).cloned().map(Box::new);
+            let link_before = Undo::Link { name: link.clone(), before };
+            vec![link_before, Undo::Dhcp { name: link.clone(), before: *from }]
+        }
+        _ => Vec::new(),
+    };
     let mut undo = Vec::<Undo>::new();
-    for noted in steps.iter().filter_map(note) {
+    for noted in steps.iter().flat_map(|planned| {
+        // VFs before their number, as the journal has it.
+        let more = more(planned);
+        more.into_iter().chain(note(planned))
+    }) {
         if !undo.iter().any(|other| other.object() == noted.object()) {
             undo.push(noted);
         }

@@ -110,7 +110,7 @@ prop_compose! {
         trusted in any::<bool>(),
         autoprobe in any::<bool>(),
         pages in proptest::option::of(0_u64..100),
-        bridge in proptest::option::of((any::<bool>(), 68_u32..9000, any::<bool>())),
+        bridge in proptest::option::of((any::<bool>(), 68_u32..9000, 0_usize..3, any::<bool>(), any::<bool>())),
         vlan in proptest::option::of(1_u16..4095),
         nat in proptest::option::of(any::<bool>()),
         named in proptest::option::of(0_u16..3),
@@ -128,9 +128,10 @@ prop_compose! {
         if bridge.is_some() || vlan.is_some() || nat.is_some() {
             text.push_str("networks:\n");
         }
-        if let Some((filtering, mtu, port)) = bridge {
-            let port = if port { ", ports: {eth2: {}}" } else { "" };
-            writeln!(text, "  br0: {{type: bridge, vlan-filtering: {filtering}, mtu: {mtu}{port}}}").unwrap();
+        if let Some((filtering, mtu, port, asks, guests)) = bridge {
+            let port = ["", ", ports: {eth2: {}}", ", ports: {eth1: {}}"][port];
+            let guests = if guests { ", guest-macs: [\"52:54:00:00:05:02\"]" } else { "" };
+            writeln!(text, "  br0: {{type: bridge, vlan-filtering: {filtering}, mtu: {mtu}, dhcp4: {asks}{port}{guests}}}").unwrap();
         }
         if let Some(isolated) = nat {
             writeln!(text, "  n: {{type: nat, addresses: [10.7.0.1/24], isolated: {isolated}}}").unwrap();

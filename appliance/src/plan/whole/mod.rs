@@ -1,8 +1,10 @@
 //! What has to be done so that the host is as the whole file says. Pure.
 
 mod devices;
+mod forward;
 mod networks;
 mod owners;
+mod pools;
 mod release;
 mod sriov;
 
@@ -14,7 +16,7 @@ use vfio::PciAddress;
 
 use super::management::Management;
 use super::{Planner, Refusal, Step, Target};
-use crate::apply::Undo;
+use crate::apply::{Undo, backwards};
 use crate::config::{Config, Sriov};
 use crate::host::HostState;
 
@@ -74,14 +76,18 @@ impl fmt::Display for HostPlan {
 /// Plans the whole file. `originals` are things as they were before Throughway first changed them: what the file does not name
 /// any more goes back to that.
 pub fn whole(config: &Config, host: &HostState, originals: &[Undo]) -> Result<HostPlan, Vec<Refusal>> {
-    let mut whole = Whole { planner: Planner::new(config, host, ""), steps: Vec::new() };
+    let mut whole = Whole { planner: Planner::new(config, host, ""), originals, steps: Vec::new() };
     whole.way_in();
     whole.hugepages();
-    whole.release(originals);
+    whole.release();
     whole.sriov();
     whole.networks();
     whole.nats();
+    whole.dhcp();
+    whole.forward();
     whole.devices();
+    whole.pools();
+    whole.derived_macs();
     let Whole { planner, steps, .. } = whole;
     if planner.refusals.is_empty() { Ok(HostPlan { steps }) } else { Err(planner.refusals) }
 }
@@ -89,7 +95,7 @@ pub fn whole(config: &Config, host: &HostState, originals: &[Undo]) -> Result<Ho
 /// Plans to put things back, last first: what is so already is left out.
 pub fn release(config: &Config, host: &HostState, undo: &[Undo]) -> HostPlan {
     let management = Management::of(config, host);
-    let steps = undo.iter().rev().filter(|undo| !host.is(undo)).map(|undo| {
+    let steps = backwards(undo).into_iter().filter(|undo| !host.is(undo)).map(|undo| {
         let step = Step::Release(undo.clone());
         Planned { management: management.touched_by(&step), step, blast: Vec::new() }
     });
@@ -98,6 +104,8 @@ pub fn release(config: &Config, host: &HostState, undo: &[Undo]) -> HostPlan {
 
 struct Whole<'a> {
     planner: Planner<'a>,
+    /// How things were before Throughway first changed them.
+    originals: &'a [Undo],
     steps: Vec<Planned>,
 }
 
