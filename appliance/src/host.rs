@@ -8,7 +8,7 @@ use anyhow::Context;
 use netconfig::blocking::with_network;
 use netconfig::devlink::{self, Eswitch};
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
+use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
 use vfio::inventory::Inventory;
@@ -39,6 +39,8 @@ pub struct HostState {
     pub pfs: BTreeMap<PciAddress, PfSettings>,
     /// What makes bridges NAT networks, by the bridge's name.
     pub nats: BTreeMap<String, Nat>,
+    /// What of NAT networks is not as it was made, by the bridge's name; such a one is not among `nats`.
+    pub nat_differences: BTreeMap<String, Vec<Difference>>,
     /// Huge pages that are set aside, by their size in bytes.
     pub hugepages: BTreeMap<u64, u64>,
     /// The address of this box that the person at the keyboard came in by, when it was over the network.
@@ -96,8 +98,11 @@ impl HostState {
         }
         for (name, nat) in place.nats.settings()? {
             // One that is not as it was made is none: it is made again.
-            if place.nats.differences(&name, Some(&nat))?.is_empty() {
+            let differences = place.nats.differences(&name, Some(&nat))?;
+            if differences.is_empty() {
                 host.nats.insert(name, nat);
+            } else {
+                host.nat_differences.insert(name, differences);
             }
         }
         let sys = Path::new("/sys");
@@ -122,9 +127,11 @@ impl HostState {
                     && settings.drivers_autoprobe == before.drivers_autoprobe
                     && settings.eswitch_mode == *eswitch_mode
             }
-            Undo::Driver { address, before } => self.inventory.function(*address).is_none_or(|function| {
-                function.driver == before.driver && function.driver_override == before.driver_override
-            }),
+            Undo::Driver { address, before, .. } => {
+                self.inventory.function(*address).is_none_or(|function| {
+                    function.driver == before.driver && function.driver_override == before.driver_override
+                })
+            }
             Undo::Vf { pf, before } => {
                 let now = self.vfs.get(pf).and_then(|vfs| vfs.iter().find(|vf| vf.id == before.id));
                 now.is_none_or(|now| {

@@ -76,7 +76,8 @@ impl Work<'_> {
             Step::Lend(target) => {
                 let address = find(self.sysfs, target)?;
                 let binding = Binding::of(self.sysfs, address)?;
-                self.journal.note(Undo::Driver { address, before: binding.state()? })?;
+                let pf = pf_of(self.sysfs, address);
+                self.journal.note(Undo::Driver { address, pf, before: binding.state()? })?;
                 load_vfio_pci(self.sysfs);
                 Ok(binding.lend()?)
             }
@@ -108,9 +109,12 @@ impl Work<'_> {
                 let now = with_network(async |network| network.vf(&interface, before.id).await)?;
                 self.journal.note(Undo::Vf { pf: *pf, before: now })?;
             }
+            // A VF that has not come back; putting it back says so.
+            Undo::Driver { address, .. } if !self.sysfs.device(*address).exists() => {}
             Undo::Driver { address, .. } => {
                 let before = Binding::of(self.sysfs, *address)?.state()?;
-                self.journal.note(Undo::Driver { address: *address, before })?;
+                let pf = pf_of(self.sysfs, *address);
+                self.journal.note(Undo::Driver { address: *address, pf, before })?;
             }
             Undo::Sriov { pf, .. } => self.note_vfs(*pf)?,
             Undo::Link { name, .. } => self.note_link(name)?,
@@ -133,7 +137,7 @@ impl Work<'_> {
         }
         for (_, address) in function.vfs() {
             let before = Binding::of(self.sysfs, address)?.state()?;
-            self.journal.note_own(Undo::Driver { address, before })?;
+            self.journal.note_own(Undo::Driver { address, pf: Some(pf), before })?;
         }
         let (before, eswitch_mode) = (function.state()?, host::eswitch_mode(pf)?);
         self.journal.note_own(Undo::Sriov { pf, before, eswitch_mode })
@@ -207,6 +211,12 @@ impl Work<'_> {
             bail!("{}; change it in the file or take it out, or use a card that has it", refused.join("; "))
         }
     }
+}
+
+/// Of a VF, its PF.
+fn pf_of(sysfs: &Sysfs, address: PciAddress) -> Option<PciAddress> {
+    let link = std::fs::read_link(sysfs.device(address).join("physfn")).ok()?;
+    link.file_name()?.to_str()?.parse().ok()
 }
 
 fn interface(sysfs: &Sysfs, pf: PciAddress) -> anyhow::Result<String> {

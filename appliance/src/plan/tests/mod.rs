@@ -3,6 +3,7 @@
 mod host;
 mod properties;
 mod refusals;
+mod rounds;
 mod whole;
 
 use host::{PF, at, host, vf};
