@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use netconfig::{Bridge, LinkKind, LinkSettings, differences};
+use netconfig::{Bridge, LinkKind, LinkSettings, MacAddress, differences};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
@@ -116,6 +116,8 @@ fn of_step(step: &Step, host: &HostState, remade: &dyn Fn(PciAddress) -> bool) -
         }
         Step::Link { name, to, .. } => of_link(name, to.as_deref(), host),
         Step::Nat { name, to, .. } => of_nat(name, to.is_some(), host),
+        Step::Dhcp { link, to, .. } => one(of_dhcp(link, *to)),
+        Step::Forward { link, macs, .. } => macs.iter().map(|mac| of_forward(link, *mac, true)).collect(),
         Step::Release(undo) => of_undo(undo, host),
     }
 }
@@ -168,6 +170,18 @@ fn of_nat(name: &str, wanted: bool, host: &HostState) -> Vec<Drift> {
     vec![Drift::new(object, "nat", in_words(wanted), actual)]
 }
 
+/// Whether a client asks for a link's address.
+fn of_dhcp(link: &str, wanted: bool) -> Drift {
+    let in_words = |on: bool| if on { "a client asks" } else { "nobody asks" };
+    Drift::new(link, "dhcp4", in_words(wanted), in_words(!wanted))
+}
+
+/// Whether a card is told of an address on its bridge.
+fn of_forward(link: &str, mac: MacAddress, wanted: bool) -> Drift {
+    let in_words = |there: bool| if there { "told" } else { "not told" };
+    Drift::new(link, &format!("fdb {mac}"), in_words(wanted), in_words(!wanted))
+}
+
 /// Something that was given back is not as it was before.
 fn of_undo(undo: &Undo, host: &HostState) -> Vec<Drift> {
     match undo {
@@ -195,6 +209,8 @@ fn of_undo(undo: &Undo, host: &HostState) -> Vec<Drift> {
             )]
         }
         Undo::Nat { name, before } => of_nat(name, before.is_some(), host),
+        Undo::Dhcp { name, before } => vec![of_dhcp(name, *before)],
+        Undo::Forward { link, mac, before } => vec![of_forward(link, *mac, *before)],
         Undo::Vf { pf, before } => {
             vec![Drift::new(
                 format_args!("VF {} of {pf}", before.id),

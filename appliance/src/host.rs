@@ -1,21 +1,23 @@
 //! The host at one moment: what a plan is made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use netconfig::blocking::with_network;
 use netconfig::devlink::{self, Eswitch};
+use netconfig::dhcp::DhcpTool;
 use netconfig::nat::Nat;
 use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
-use vfio::inventory::Inventory;
+use vfio::inventory::{Function, Inventory, serials};
 use vfio::sriov::PhysicalFunction;
 use vfio::{PciAddress, Sysfs};
 
 use crate::apply::{Holder, Host, Ledger, Undo};
+use crate::config::Config;
 
 /// One snapshot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -29,6 +31,12 @@ pub struct HostState {
     pub held: BTreeMap<PciAddress, Holder>,
     /// Burnt-in MAC addresses of interfaces.
     pub permanent_macs: BTreeMap<String, MacAddress>,
+    /// MAC addresses of interfaces now.
+    pub macs: BTreeMap<String, MacAddress>,
+    /// Serial numbers of functions, where the file asks for some.
+    pub serials: BTreeMap<PciAddress, BTreeSet<String>>,
+    /// What functions were burnt in that vfio-pci has now, so that it cannot be read of them.
+    pub remembered: BTreeMap<PciAddress, Burnt>,
     /// Bytes of memory that could be had now.
     pub memory_available: u64,
     /// Links, by name.
@@ -41,10 +49,34 @@ pub struct HostState {
     pub nats: BTreeMap<String, Nat>,
     /// What of NAT networks is not as it was made, by the bridge's name; such a one is not among `nats`.
     pub nat_differences: BTreeMap<String, Vec<Difference>>,
+    /// Addresses that links are told to take beside their own (`bridge fdb show self`).
+    pub forwarded: BTreeMap<String, BTreeSet<MacAddress>>,
+    /// Who asks for the box's own addresses.
+    pub dhcp: DhcpState,
     /// Huge pages that are set aside, by their size in bytes.
     pub hugepages: BTreeMap<u64, u64>,
     /// The address of this box that the person at the keyboard came in by, when it was over the network.
     pub session: Option<IpAddr>,
+}
+
+/// What is burnt into a device and told by its own driver only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct Burnt {
+    /// MAC address of its interface.
+    pub permanent_mac: Option<MacAddress>,
+    /// Its serial numbers.
+    pub serials: BTreeSet<String>,
+}
+
+/// The box's own DHCP clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct DhcpState {
+    /// The one that can be started for a link; none where the box has none.
+    pub client: Option<DhcpTool>,
+    /// Links on which one that Throughway started asks.
+    pub running: BTreeSet<String>,
 }
 
 /// How a PF makes its VFs.
@@ -58,41 +90,93 @@ pub struct PfSettings {
 }
 
 impl HostState {
-    /// Reads it. `macs` says whether burnt-in MAC addresses are needed.
+    /// Reads it. `macs` says whether MAC addresses are needed, of interfaces and of VFs.
     pub fn read(sysfs: &Sysfs, ledger: &Ledger, macs: bool) -> anyhow::Result<Self> {
         let inventory = Inventory::scan(sysfs);
         let usage = Usage::read(sysfs, Path::new("/proc"));
         let uses = inventory.functions.values().map(|function| (function.address, usage.of(function)));
         let uses = uses.filter(|(_, uses)| !uses.is_empty()).collect();
-        let permanent_macs = if macs { permanent_macs()? } else { BTreeMap::new() };
         let memory_available = memory_available(Path::new("/proc"));
-        Ok(Self {
-            inventory,
-            uses,
-            held: ledger.held()?,
-            permanent_macs,
-            memory_available,
-            ..Self::default()
-        })
+        let mut host = Self { inventory, uses, held: ledger.held()?, memory_available, ..Self::default() };
+        if macs {
+            host.read_macs()?;
+        }
+        Ok(host)
     }
 
-    /// Reads it with links, VFs and huge pages: what the whole file is planned on.
-    pub fn read_all(place: &Host, ledger: &Ledger) -> anyhow::Result<Self> {
-        let sysfs = &place.sysfs;
-        let mut host = Self::read(sysfs, ledger, true)?;
-        let physical = host.inventory.functions.values().filter(|function| function.sriov.is_some());
-        let physical: Vec<(PciAddress, Option<String>)> =
-            physical.map(|pf| (pf.address, pf.interfaces.first().cloned())).collect();
-        (host.links, host.vfs) = with_network(async |network| {
+    /// Interfaces' MAC addresses, and VFs, which have one each.
+    fn read_macs(&mut self) -> anyhow::Result<()> {
+        let physical: Vec<_> = self.physical().collect();
+        let (links, vfs) = with_network(async |network| {
             let mut vfs = BTreeMap::new();
             for (pf, interface) in &physical {
                 if let Some(interface) = interface {
                     vfs.insert(*pf, network.vfs(interface).await?);
                 }
             }
-            Ok((network.settings().await?, vfs))
+            Ok((network.links().await?, vfs))
         })?;
-        for (pf, _) in physical {
+        self.vfs = vfs;
+        for link in links {
+            if let Some(mac) = link.permanent_mac.or(link.mac_address) {
+                self.permanent_macs.insert(link.name.clone(), mac);
+            }
+            self.macs.extend(link.mac_address.map(|mac| (link.name, mac)));
+        }
+        Ok(())
+    }
+
+    /// Functions that offer VFs, each with its interface.
+    fn physical(&self) -> impl Iterator<Item = (PciAddress, Option<String>)> {
+        let physical = self.inventory.functions.values().filter(|function| function.sriov.is_some());
+        physical.map(|pf| (pf.address, pf.interfaces.first().cloned()))
+    }
+
+    /// Reads what devices are recognized by, where a file needs it, and remembers what was read of those that are lent by now.
+    pub fn recognize(&mut self, place: &Host, config: &Config) -> anyhow::Result<()> {
+        let matches = || config.devices.values().map(|device| &device.matches);
+        if matches().any(|matches| matches.serial.is_some()) {
+            self.read_serials(&place.sysfs);
+        }
+        if matches().any(|matches| matches.serial.is_some() || matches.permanent_mac.is_some()) {
+            self.remembered = place.sightings.read()?.remembered(&self.inventory);
+        }
+        Ok(())
+    }
+
+    /// Reads all serial numbers. VFs have none of their own.
+    pub fn read_serials(&mut self, sysfs: &Sysfs) {
+        let whole = self.inventory.functions.values().filter(|function| function.physical_function.is_none());
+        let read = whole.map(|function| (function.address, serials(sysfs, function.address)));
+        self.serials = read.filter(|(_, serials)| !serials.is_empty()).collect();
+    }
+
+    /// The MAC address that is burnt into a function.
+    pub fn permanent_mac(&self, function: &Function) -> Option<MacAddress> {
+        let interface = function.interfaces.first();
+        match interface {
+            Some(interface) => self.permanent_macs.get(interface).copied(),
+            None => self.remembered.get(&function.address)?.permanent_mac,
+        }
+    }
+
+    /// The serial numbers of a function, those among them that only its own driver tells.
+    pub fn serials(&self, address: PciAddress) -> impl Iterator<Item = &String> {
+        let remembered = self.remembered.get(&address).map(|burnt| &burnt.serials);
+        self.serials.get(&address).into_iter().chain(remembered).flatten()
+    }
+
+    /// Reads it with links, VFs and huge pages: what the whole file is planned on.
+    pub fn read_all(place: &Host, ledger: &Ledger) -> anyhow::Result<Self> {
+        let sysfs = &place.sysfs;
+        let mut host = Self::read(sysfs, ledger, true)?;
+        let physical: Vec<PciAddress> = host.physical().map(|(pf, _)| pf).collect();
+        (host.links, host.forwarded) = with_network(async |network| {
+            // Only cards with VFs have to be told of anybody.
+            let told = if physical.is_empty() { BTreeMap::new() } else { network.forwarded().await? };
+            Ok((network.settings().await?, told))
+        })?;
+        for pf in physical {
             let drivers_autoprobe = PhysicalFunction::of(sysfs, pf)?.state()?.drivers_autoprobe;
             host.pfs.insert(pf, PfSettings { drivers_autoprobe, eswitch_mode: eswitch_mode(pf)? });
         }
@@ -105,6 +189,8 @@ impl HostState {
                 host.nat_differences.insert(name, differences);
             }
         }
+        let running = place.dhcp.links().context("Reading which DHCP clients run")?;
+        host.dhcp = DhcpState { client: place.dhcp.client(), running };
         let sys = Path::new("/sys");
         let sizes = [0x20_0000, 0x4000_0000].into_iter().filter(|size| hugepage_folder(sys, *size).is_dir());
         host.hugepages = sizes.map(|size| (size, huge_pages(sys, size))).collect();
@@ -120,6 +206,10 @@ impl HostState {
             Undo::Hugepages { size, before } => self.hugepages.get(&size.0).is_none_or(|now| now == before),
             Undo::Link { name, before } => self.links.get(name) == before.as_deref(),
             Undo::Nat { name, before } => self.nats.get(name) == before.as_deref(),
+            Undo::Forward { link, mac, before } => {
+                self.forwarded.get(link).is_some_and(|told| told.contains(mac)) == *before
+            }
+            Undo::Dhcp { name, before } => self.dhcp.running.contains(name) == *before,
             Undo::Sriov { pf, before, eswitch_mode } => {
                 let sriov = self.inventory.function(*pf).and_then(|pf| pf.sriov.as_ref());
                 let settings = self.pfs.get(pf).copied().unwrap_or_default();
@@ -183,15 +273,6 @@ pub fn huge_pages_free(sys: &Path, page: u64) -> u64 {
         text.trim().parse::<u64>().unwrap_or(0)
     };
     number("free_hugepages").saturating_sub(number("resv_hugepages"))
-}
-
-fn permanent_macs() -> anyhow::Result<BTreeMap<String, MacAddress>> {
-    let links = with_network(async |network| network.links().await)?;
-    let mac = |link: netconfig::Link| {
-        let mac = link.permanent_mac.or(link.mac_address)?;
-        Some((link.name, mac))
-    };
-    Ok(links.into_iter().filter_map(mac).collect())
 }
 
 /// How a PF's switch is run; none where its driver does not say.

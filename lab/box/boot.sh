@@ -32,8 +32,19 @@ if [ -f /share/shell ]; then
     printf '\nThe box (L1). Scenarios: /share/scenarios; helpers: . /share/box/lib.sh; leave with Ctrl-A x.\n\n'
     cd /root
     ENV=/share/box/lib.sh setsid cttyhack /usr/bin/dash -i
-    reboot -f
+    poweroff -f
 fi
+
+# A box that was rebooted by its scenario comes here again; one that was not, and did, is broken.
+export LAB_BOOT=1
+if [ -e /share/again ]; then
+    rm /share/again
+    LAB_BOOT=2
+elif [ -e /share/booted ]; then
+    echo "lab: the box was reset"
+    poweroff -f
+fi
+touch /share/booted
 
 echo "##up" >&3
 while read -r name seconds; do
@@ -49,4 +60,4 @@ while read -r name seconds; do
 done </share/plan
 echo "##done" >&3
 sync
-reboot -f
+poweroff -f

@@ -41,6 +41,8 @@ pub struct Spec {
     pub interactive: bool,
     /// TCP port of L1 reachable at a free port of the host's loopback: (host, L1).
     pub forward: Option<(u16, u16)>,
+    /// Whether L1 boots again when it resets; else QEMU ends.
+    pub reboots: bool,
 }
 
 /// The kernel command line every L1 gets.
@@ -112,8 +114,11 @@ impl Arguments {
     }
 
     fn machine(&mut self, spec: &Spec, data: &Path) {
-        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        for flag in ["-nodefaults", "-no-user-config"] {
             self.flag(flag);
+        }
+        if !spec.reboots {
+            self.flag("-no-reboot");
         }
         for folder in ["qemu", "seabios"] {
             self.pair("-L", data.join(folder).display().to_string());
@@ -188,6 +193,7 @@ mod tests {
             disk: "d".into(),
             results: Some(7),
             interactive: false,
+            reboots: false,
             forward: None,
         };
         let all = arguments(&spec, Path::new("/data"));

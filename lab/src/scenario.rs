@@ -26,6 +26,8 @@ pub struct Scenario {
     pub timeout: u64,
     /// Whether it wants a boot of its own (`# boot: own`).
     pub own_boot: bool,
+    /// Whether it reboots the box (`# boot: reboots`), which then runs it again; it has a boot of its own, too.
+    pub reboots: bool,
     /// Whether it needs the `throughway` binary (not with `# needs: nothing`).
     pub needs_throughway: bool,
     /// Examples of the crate `vfio` that it runs (`# examples: contract`), or of another one (`netconfig/vf`).
@@ -49,6 +51,7 @@ impl Scenario {
             kernels: vec![Flavour::Debian, Flavour::Iommufd],
             timeout: TIMEOUT,
             own_boot: false,
+            reboots: false,
             needs_throughway: true,
             examples: Vec::new(),
         };
@@ -64,7 +67,10 @@ impl Scenario {
                 }
                 "needs" => scenario.needs_throughway = value != "nothing",
                 "examples" => scenario.examples = value.split_whitespace().map(str::to_owned).collect(),
-                "boot" => scenario.own_boot = value == "own",
+                "boot" => {
+                    scenario.reboots = value == "reboots";
+                    scenario.own_boot = scenario.reboots || value == "own";
+                }
                 "kernels" => {
                     let named = |name: &str| {
                         [Flavour::Debian, Flavour::Iommufd].into_iter().find(|one| one.name() == name)

@@ -136,6 +136,7 @@ impl Lab {
             results: None,
             interactive: false,
             forward: None,
+            reboots: false,
         }
     }
 
@@ -154,6 +155,7 @@ impl Lab {
         let mut waiting = scenario::boots(scenarios, BUDGET);
         waiting.reverse();
         let mut outcomes = Vec::new();
+        let mut crashed = BTreeSet::new();
         let mut number: usize = 0;
         while let Some(group) = waiting.pop() {
             number = number.saturating_add(1);
@@ -163,17 +165,28 @@ impl Lab {
                 copy(path, &run.path().join("share/bin").join(name))?;
             }
             let log = output.join(format!("console-{number}.log"));
+            let reboots = group.iter().any(|scenario| scenario.reboots);
             let boot = Boot {
-                spec: self.spec(&run),
+                spec: Spec { reboots, ..self.spec(&run) },
                 share: run.path().join("share"),
                 output,
                 log,
                 verbose: options.verbose,
+                crashed: &crashed,
             };
-            let (done, rest) = boot.run(&self.sysroot, group)?;
+            let (done, mut rest, crash) = boot.run(&self.sysroot, group)?;
             outcomes.extend(done);
-            if !rest.is_empty() {
+            if let Some((scenario, line)) = crash {
+                progress::note(&format!(
+                    "The box's own kernel crashed in {}, which is run again in a new box: {line}",
+                    scenario.name
+                ));
+                crashed.insert(scenario.name.clone());
+                rest.insert(0, scenario);
+            } else if !rest.is_empty() {
                 progress::note("The box ended early; the scenarios it had not come to get another");
+            }
+            if !rest.is_empty() {
                 waiting.push(rest);
             }
         }
@@ -187,11 +200,20 @@ struct Boot<'a> {
     output: &'a Path,
     log: PathBuf,
     verbose: bool,
+    /// Scenarios in which a box crashed already: another time it is their failure.
+    crashed: &'a BTreeSet<String>,
 }
 
+/// A scenario, and the line by which the box's kernel said that it crashed in it.
+type Crash = (Scenario, String);
+
 impl Boot<'_> {
-    /// Runs a group in one boot; returns what ended, and the scenarios not come to.
-    fn run(&self, sysroot: &Sysroot, group: Vec<Scenario>) -> Result<(Vec<Outcome>, Vec<Scenario>)> {
+    /// Runs a group in one boot; returns what ended, the scenarios not come to, and in which the box crashed.
+    fn run(
+        &self,
+        sysroot: &Sysroot,
+        group: Vec<Scenario>,
+    ) -> Result<(Vec<Outcome>, Vec<Scenario>, Option<Crash>)> {
         let mut plan = String::new();
         for scenario in &group {
             copy(&scenario.path, &self.share.join(format!("scenarios/{}.sh", scenario.name)))?;
@@ -217,13 +239,16 @@ impl Boot<'_> {
         let mut outcomes = Vec::new();
         let mut group = std::collections::VecDeque::from(group);
         while let Some(scenario) = group.pop_front() {
-            let (outcome, alive) = self.follow(&machine, &scenario)?;
+            let (outcome, alive) = match self.follow(&machine, &scenario)? {
+                Followed::Crash(line) => return Ok((outcomes, Vec::from(group), Some((scenario, line)))),
+                Followed::End(outcome, alive) => (outcome, alive),
+            };
             outcomes.push(outcome);
             if !alive {
                 break;
             }
         }
-        Ok((outcomes, Vec::from(group)))
+        Ok((outcomes, Vec::from(group), None))
     }
 
     fn wait_until_up(&self, machine: &Machine) -> Result<bool> {
@@ -238,8 +263,8 @@ impl Boot<'_> {
         }
     }
 
-    /// Follows one scenario to its end; also tells whether the box is still there.
-    fn follow(&self, machine: &Machine, scenario: &Scenario) -> Result<(Outcome, bool)> {
+    /// Follows one scenario to its end.
+    fn follow(&self, machine: &Machine, scenario: &Scenario) -> Result<Followed> {
         anstream::eprintln!("  {}: {}", scenario.name, scenario.proves);
         let inside = self.share.join("out").join(&scenario.name);
         let mut shown: usize = 0;
@@ -261,6 +286,9 @@ impl Boot<'_> {
                         anstream::eprintln!("  [{:6.1}] {line}", machine.elapsed().as_secs_f64());
                         checks.push(check);
                     }
+                }
+                Event::Console(line) if kernel_crashed(&line) && !self.crashed.contains(&scenario.name) => {
+                    return Ok(Followed::Crash(line));
                 }
                 Event::Console(_) => {}
                 Event::Ended => {
@@ -303,8 +331,23 @@ impl Boot<'_> {
                 last_lines(&folder.join("log"))
             );
         }
-        Ok((Outcome { name: scenario.name.clone(), checks, folder }, alive))
+        Ok(Followed::End(Outcome { name: scenario.name.clone(), checks, folder }, alive))
     }
+}
+
+/// How far a scenario came.
+enum Followed {
+    /// To its end; whether the box is still there.
+    End(Outcome, bool),
+    /// Until the box's kernel crashed, as this line says.
+    Crash(String),
+}
+
+/// Whether a line of the box's console says that its own kernel crashed. The emulator's nested virtualization now and then has the
+/// box run with a piece of its guest's state (seen: its time stamp counter and its GS base), which no scenario can be blamed for;
+/// a crash that is ours comes again.
+fn kernel_crashed(line: &str) -> bool {
+    ["PANIC: ", "BUG: ", "Oops: ", "Kernel panic - "].iter().any(|sign| line.contains(sign))
 }
 
 /// Why a scenario's end is a failure of its own, if it is.
@@ -382,5 +425,23 @@ mod tests {
         assert!(bad_end(&ended("143"), &check, 9).is_some());
         assert!(bad_end(&ended("127"), &check, 9).is_some());
         assert!(bad_end(&Err("gone".to_owned()), &check, 9).is_some());
+    }
+
+    #[test]
+    fn the_crash_of_a_box_is_told_from_what_it_says_else() {
+        for line in [
+            "[   49.054241] traps: PANIC: double fault, error_code: 0x0",
+            "[   81.703880] BUG: scheduling while atomic: vcpu0/474/0x00110001",
+            "[  208.607659] Oops: stack guard page: 0000 [#1] PREEMPT SMP NOPTI",
+            "[  208.618966] Kernel panic - not syncing: Fatal exception in interrupt",
+        ] {
+            assert!(kernel_crashed(line), "{line}");
+        }
+        for line in [
+            "[   78.9] kvm: kvm [444]: vcpu0, guest rIP: 0xffffffff8109d458 Unhandled WRMSR",
+            "DMAR: DRHD: handling fault status reg 2",
+        ] {
+            assert!(!kernel_crashed(line), "{line}");
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! An address by DHCP for the box itself: by the box's own client, where there is one.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::tool::{self, Running};
 
@@ -12,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A DHCP client of the box.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DhcpTool {
     /// ISC's, of the Debian package isc-dhcp-client.
     Dhclient,
@@ -22,6 +27,17 @@ pub enum DhcpTool {
     Networkd,
     /// NetworkManager is running: its connections say where it asks.
     NetworkManager,
+}
+
+impl fmt::Display for DhcpTool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dhclient => "dhclient",
+            Self::Udhcpc => "udhcpc",
+            Self::Networkd => "systemd-networkd",
+            Self::NetworkManager => "NetworkManager",
+        })
+    }
 }
 
 /// A DHCP client could not be started or stopped.
@@ -83,6 +99,22 @@ impl DhcpClients {
     #[must_use]
     pub fn with_client(self, tool: DhcpTool, program: impl Into<PathBuf>) -> Self {
         Self { client: Some((tool, program.into())), ..self }
+    }
+
+    /// What is started; none where the box has no client.
+    pub fn client(&self) -> Option<DhcpTool> {
+        self.client.as_ref().map(|(tool, _)| *tool)
+    }
+
+    /// Links on which one that we started asks.
+    pub fn links(&self) -> io::Result<BTreeSet<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            entries => entries?,
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let links = names.filter_map(|name| name.strip_suffix(".pid").map(str::to_owned));
+        Ok(links.filter(|link| self.is_running(link)).collect())
     }
 
     /// Asks for an address on `link`, now and on; one that asks already goes on. It has asked once when this returns, not

@@ -237,10 +237,17 @@ impl Merge<'_> {
                     self.report(&[name, "addresses", &index], message, None);
                 }
             }
-            wanted.addresses = addresses.iter().copied().collect();
+            // What DHCP gives comes beside them.
+            if !section.dhcp4 {
+                wanted.addresses.clear();
+            }
+            wanted.addresses.extend(addresses);
         }
         if let Some(gateway) = section.gateway {
-            wanted.gateways = BTreeSet::from([gateway]);
+            if !section.dhcp4 {
+                wanted.gateways.clear();
+            }
+            wanted.gateways.insert(gateway);
             let reached = wanted.addresses.iter().any(|address| contains(address, gateway));
             if !reached && !section.dhcp4 {
                 let help = Some("a gateway lies in the network of one of the addresses");
@@ -256,11 +263,12 @@ impl Merge<'_> {
     /// Keys that mean nothing for the type.
     fn keys(&mut self, name: &str, section: &NetworkSection) {
         use NetworkType::{Bond, Bridge, Macvtap, Nat, Vlan};
-        let given: [(&str, bool, &[NetworkType]); 12] = [
+        let given: [(&str, bool, &[NetworkType]); 13] = [
             ("stp", section.stp.is_some(), &[Bridge, Nat]),
             ("ageing-time", section.ageing_time.is_some(), &[Bridge, Nat]),
             ("vlan-filtering", section.vlan_filtering.is_some(), &[Bridge]),
             ("ports", !section.ports.is_empty(), &[Bridge, Bond]),
+            ("guest-macs", !section.guest_macs.is_empty(), &[Bridge]),
             ("base-iface", section.base_iface.is_some(), &[Vlan, Macvtap]),
             ("id", section.id.is_some(), &[Vlan]),
             ("protocol", section.protocol.is_some(), &[Vlan]),
@@ -351,7 +359,11 @@ impl Merge<'_> {
         wanted.up = true;
         wanted.addresses.clear();
         wanted.gateways.clear();
-        if self.sections.get(name).is_some_and(|own| own.addresses.is_some() || own.gateway.is_some()) {
+        if self
+            .sections
+            .get(name)
+            .is_some_and(|own| own.addresses.is_some() || own.gateway.is_some() || own.dhcp4)
+        {
             let help = Some("give the address to the bridge or bond");
             self.report(&path, format!("`{name}` has addresses of its own, which a port cannot use"), help);
         }

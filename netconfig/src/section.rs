@@ -45,6 +45,10 @@ pub struct NetworkSection {
     /// Of a bridge or bond: links of the host that are its ports. Others that it has are left alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, Port>,
+    /// Of a bridge: MAC addresses of guests on it that this file does not run. A port that has virtual functions is told of them
+    /// (`bridge fdb add MAC dev PORT self`), so that its card sends what its VFs have for them to the bridge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guest_macs: Vec<MacAddress>,
     /// Of a VLAN or macvtap: the link below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_iface: Option<String>,

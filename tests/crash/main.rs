@@ -2,7 +2,9 @@
 //!
 //! In a network namespace that the test makes; needs root. The part with PCI functions runs in the lab.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use netconfig::LinkSettings;
 use netconfig::blocking::with_network;
+use netconfig::dhcp::DhcpTool;
 use rustix::process::{Signal, getpid, kill_process};
 use throughway::apply::{Event, History, Host, Ledger, Outcome, Transaction, originals, revert_the_dead};
 use throughway::config::{Config, Document, load};
@@ -52,6 +55,27 @@ networks:
   nat0: {type: nat, addresses: [10.77.0.1/24], isolated: true}
 ";
 
+/// Addresses by DHCP: nobody answers, so the clients go on asking.
+const THIRD: &str = "version: 1
+networks:
+  br3: {type: bridge, dhcp4: true, ports: {a0: {}}}
+  br4: {type: bridge, dhcp4: true}
+";
+
+/// What a change is done to, with busybox as the box's DHCP client, which is not to wait long for nobody.
+fn host(state: &Path) -> Host {
+    let mut host = Host::at(state);
+    let udhcpc = state.join("udhcpc");
+    if !udhcpc.exists() {
+        let fresh = state.join("udhcpc.new");
+        std::fs::write(&fresh, "#!/bin/sh\nexec /bin/busybox udhcpc \"$@\" -t 1 -T 1\n").unwrap();
+        std::fs::set_permissions(&fresh, Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(fresh, &udhcpc).unwrap();
+    }
+    host.dhcp = host.dhcp.with_client(DhcpTool::Udhcpc, udhcpc);
+    host
+}
+
 fn config(text: &str) -> Config {
     load(&Document { name: "box.yaml".into(), text: text.into() }).unwrap()
 }
@@ -64,7 +88,7 @@ fn plan(text: &str, host: &Host, ledger: &Ledger, history: &History) -> anyhow::
 
 /// Applies a file, and kills this process at the boundary `at`, counted from 0.
 fn change(text: &str, state: &Path, at: u64) {
-    let (host, ledger, history) = (Host::at(state), Ledger::at(state), History::at(state));
+    let (host, ledger, history) = (host(state), Ledger::at(state), History::at(state));
     let lock = ledger.lock().unwrap();
     let todo = plan(text, &host, &ledger, &history).unwrap();
     let steps = todo.steps.iter().map(|planned| planned.step.to_string()).collect();
@@ -82,21 +106,21 @@ fn change(text: &str, state: &Path, at: u64) {
     assert_eq!(outcome, Outcome::Committed);
 }
 
-/// Links as they are, without what the kernel chooses itself, and all rules of nftables.
-fn links() -> (BTreeMap<String, LinkSettings>, String) {
+/// Links as they are, without what the kernel chooses itself, all rules of nftables, and where the box asks for an address.
+fn links(host: &Host) -> (BTreeMap<String, LinkSettings>, String, BTreeSet<String>) {
     let mut links = with_network(async |network| network.settings().await).unwrap();
     for link in links.values_mut() {
         link.mac_address = None;
     }
     let rules = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
     assert!(rules.status.success());
-    (links, String::from_utf8(rules.stdout).unwrap())
+    (links, String::from_utf8(rules.stdout).unwrap(), host.dhcp.links().unwrap())
 }
 
 /// Kills a change of its own at each of its boundaries in turn until it comes to its end; how many there were.
 fn walk(text: &str, state: &Path) -> u64 {
-    let (host, ledger, history) = (Host::at(state), Ledger::at(state), History::at(state));
-    let before = links();
+    let (host, ledger, history) = (host(state), Ledger::at(state), History::at(state));
+    let before = links(&host);
     for at in 0..500 {
         let ended = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "every_boundary", "--nocapture"])
@@ -114,7 +138,7 @@ fn walk(text: &str, state: &Path) -> u64 {
         assert_eq!(ended.status.signal(), Some(9), "{}", String::from_utf8_lossy(&ended.stderr));
         let _lock = ledger.lock().unwrap();
         assert_eq!(revert_the_dead(&history, &host).unwrap(), 1, "boundary {at}");
-        assert_eq!(links(), before, "boundary {at}: the host is as before");
+        assert_eq!(links(&host), before, "boundary {at}: the host is as before");
         assert_eq!(revert_the_dead(&history, &host).unwrap(), 0, "boundary {at}: nothing is left");
     }
     panic!("a change without end");
@@ -146,7 +170,12 @@ fn every_boundary() {
     }
     SETUP.iter().for_each(|arguments| ip(arguments));
     let state = tempfile::tempdir().unwrap();
-    for (name, text) in [("a first file", FIRST), ("another file", SECOND), ("no networks", "version: 1\n")] {
+    for (name, text) in [
+        ("a first file", FIRST),
+        ("another file", SECOND),
+        ("addresses by DHCP", THIRD),
+        ("no networks", "version: 1\n"),
+    ] {
         let count = walk(text, state.path());
         println!(
             "{name}: killed at {count} of {count} boundaries; each time all was as before, at the end as planned"

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use throughway::apply::Undo;
-use throughway::config::{Document, load};
+use throughway::config::{Document, load_all, together};
 use throughway::host::HostState;
 use throughway::plan::{Step, whole};
 use vfio::inventory::Inventory;
@@ -78,17 +78,18 @@ fn outcome(case: &Path) -> String {
     let (host, originals) = host(case);
     let text = fs::read_to_string(case.join("desired.yaml")).unwrap();
     let document = Document { name: "desired.yaml".into(), text };
-    let config = match load(&document) {
-        Ok(config) => config,
-        Err(problems) => return problems.iter().map(|problem| problem.render()).collect(),
+    let (config, problems) = load_all(&document);
+    let planned = config.map(|config| whole(&config, &host, &originals));
+    let refusals = match planned {
+        Some(Ok(plan)) if problems.is_empty() => return format!("{plan}\n"),
+        Some(Err(refusals)) => refusals,
+        _ => Vec::new(),
     };
-    match whole(&config, &host, &originals) {
-        Ok(plan) => format!("{plan}\n"),
-        Err(refusals) => refusals
-            .into_iter()
-            .map(|refusal| document.at_path(&refusal.path, refusal.message, refusal.help).render())
-            .collect(),
-    }
+    let refused = refusals
+        .into_iter()
+        .map(|refusal| document.at_path(&refusal.path, refusal.message, refusal.help))
+        .collect();
+    together(problems, refused).iter().map(|problem| problem.render()).collect()
 }
 
 fn cases() -> Vec<PathBuf> {

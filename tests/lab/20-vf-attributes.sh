@@ -87,8 +87,8 @@ refused() {
     untouched "after $1"
 }
 refused service-tag "vlan-id: 100, vlan-proto: 802.1ad" "vlan-id 100 was refused, it stays 7: Protocol not supported.*; vlan-proto 802.1ad is not supported by this driver"
-refused least-rate "min-tx-rate: 10, max-tx-rate: 100" "set attributes of VF 0.: min-tx-rate 10 was refused, it stays 0: Invalid argument.*change it in the file"
-refused too-fast "max-tx-rate: 25000" "set attributes of VF 0.: max-tx-rate 25000 was refused, it stays 50: Invalid argument"
+refused least-rate "min-tx-rate: 10, max-tx-rate: 100" "VF 0: .*rate -> [0-9]+.: min-tx-rate 10 was refused, it stays 0: Invalid argument.*change it in the file"
+refused too-fast "max-tx-rate: 25000" "VF 0: .*rate -> [0-9]+.: max-tx-rate 25000 was refused, it stays 50: Invalid argument"
 
 # ---- VFs that throughway makes itself, and what igb does not have and a guest can do without ----
 # Making VFs takes the link away for a moment, and the rate waits for it.

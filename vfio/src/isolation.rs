@@ -54,6 +54,9 @@ pub struct Acs {
     pub control: u16,
 }
 
+/// ID of Access Control Services.
+const ACS: u32 = 0x0d;
+
 /// Source validation, request redirection, completion redirection, upstream forwarding: what the kernel asks for before it parts
 /// groups (REQ_ACS_FLAGS).
 const NEEDED: u16 = 1 | 1 << 2 | 1 << 3 | 1 << 4;
@@ -108,7 +111,7 @@ impl Isolation {
             let mut data = [0; 4];
             bytes(at, &mut data).map(|()| u32::from_le_bytes(data))
         };
-        let acs = extended(&double).and_then(|at| {
+        let acs = extended(&double, ACS).and_then(|at| {
             Some(Acs { capability: word(at.checked_add(4)?)?, control: word(at.checked_add(6)?)? })
         });
         Some(Self { kind, multifunction, acs })
@@ -162,12 +165,12 @@ fn capability(byte: &impl Fn(u64) -> Option<u8>, status: u16) -> Option<Option<u
     Some(None)
 }
 
-/// Where the ACS extended capability is (ID 0x000d).
-fn extended(double: &impl Fn(u64) -> Option<u32>) -> Option<u64> {
+/// Where the extended capability `id` is (7.6.3).
+pub(crate) fn extended(double: &impl Fn(u64) -> Option<u32>, id: u32) -> Option<u64> {
     let mut at = 0x100;
     for _ in 0..480 {
         let header = double(at)?;
-        if header & 0xffff == 0x0d {
+        if header & 0xffff == id {
             return Some(at);
         }
         at = u64::from(header >> 20) & !3;

@@ -5,12 +5,14 @@ mod guest;
 mod history;
 mod keep;
 mod ledger;
+mod sightings;
 mod steps;
 mod transaction;
 mod undo;
 
 use std::path::Path;
 
+use netconfig::dhcp::DhcpClients;
 use netconfig::nat::Nats;
 use vfio::Sysfs;
 
@@ -20,12 +22,21 @@ pub struct Host {
     pub sysfs: Sysfs,
     /// NAT networks, which are written down in the state folder.
     pub nats: Nats,
+    /// The box's own DHCP clients, whose process numbers are in the state folder.
+    pub dhcp: DhcpClients,
+    /// What devices were when they were last seen.
+    pub sightings: Sightings,
 }
 
 impl Host {
     /// This host, with what is written down below a state folder.
     pub fn at(state: &Path) -> Self {
-        Self { sysfs: Sysfs::default(), nats: Nats::new(state.join("nat")) }
+        Self {
+            sysfs: Sysfs::default(),
+            nats: Nats::new(state.join("nat")),
+            dhcp: DhcpClients::new(state.join("dhcp")),
+            sightings: Sightings::at(state),
+        }
     }
 }
 
@@ -33,6 +44,7 @@ pub use claim::{Claim, Holder};
 pub use guest::{Applied, apply, restore};
 pub use history::{History, Record, State, current, originals};
 pub use ledger::{Ledger, Lock};
-pub use steps::Journal;
+pub use sightings::{Seen, Sighting, Sightings};
+pub use steps::{Journal, backwards};
 pub use transaction::{Event, Outcome, Transaction, revert, revert_the_dead};
 pub use undo::Undo;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use netconfig::blocking::with_network;
-use netconfig::{LinkSettings, Verdict, VfAttributes};
+use netconfig::{LinkSettings, MacAddress, Verdict, VfAttributes, VfState};
 use vfio::bind::Binding;
 use vfio::sriov::PhysicalFunction;
 use vfio::{PciAddress, Sysfs};
@@ -30,9 +30,31 @@ pub(super) fn take(step: &Step, host: &Host, journal: &mut dyn Journal) -> anyho
 
 /// Puts back what was noted, last first. What fails is said, and the rest is done all the same.
 pub(super) fn put_back(undo: &[Undo], host: &Host) -> anyhow::Result<()> {
+    let order = backwards(undo).into_iter();
     let failures: Vec<String> =
-        undo.iter().rev().filter_map(|undo| Some(format!("{:#}", undo.put_back(host).err()?))).collect();
+        order.filter_map(|undo| Some(format!("{:#}", undo.put_back(host).err()?))).collect();
     if failures.is_empty() { Ok(()) } else { bail!(failures.join("; ")) }
+}
+
+/// Last first; but a VF has its attributes back before a driver of the host takes it, which asks for its MAC address only then.
+/// VFs that are yet to be made anew are another matter.
+pub fn backwards(undo: &[Undo]) -> Vec<&Undo> {
+    let mut order = Vec::<&Undo>::with_capacity(undo.len());
+    let mut first_driver = None;
+    for undo in undo.iter().rev() {
+        match (undo, first_driver) {
+            (Undo::Vf { .. }, Some(at)) => {
+                order.insert(at, undo);
+                first_driver = Some(at.saturating_add(1));
+                continue;
+            }
+            (Undo::Driver { .. }, None) => first_driver = Some(order.len()),
+            (Undo::Sriov { .. }, _) => first_driver = None,
+            _ => {}
+        }
+        order.push(undo);
+    }
+    order
 }
 
 /// Where a target is.
@@ -98,15 +120,46 @@ impl Work<'_> {
                 self.note_nat(name)?;
                 Ok(self.host.nats.realize(name, to.as_deref())?)
             }
+            Step::Dhcp { link, to, .. } => self.dhcp(link, *to),
+            Step::Forward { link, macs, .. } => macs.iter().try_for_each(|mac| self.forward(link, *mac)),
             Step::Release(undo) => self.release(undo),
         }
+    }
+
+    /// First how the link is: what DHCP gives it goes when it is put back.
+    fn dhcp(&mut self, link: &str, on: bool) -> anyhow::Result<()> {
+        self.note_link(link)?;
+        self.note_dhcp(link)?;
+        // One that asks there already may ask on a link that is no more.
+        self.host.dhcp.stop(link)?;
+        if on {
+            self.host.dhcp.start(link)?;
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, link: &str, mac: MacAddress) -> anyhow::Result<()> {
+        self.note_forward(link, mac)?;
+        Ok(with_network(async |network| network.tell(link, mac, true).await)?)
+    }
+
+    fn note_forward(&mut self, link: &str, mac: MacAddress) -> anyhow::Result<()> {
+        let told = with_network(async |network| network.forwarded().await)?;
+        let before = told.get(link).is_some_and(|told| told.contains(&mac));
+        self.journal.note_own(Undo::Forward { link: link.to_owned(), mac, before })
+    }
+
+    fn note_dhcp(&mut self, link: &str) -> anyhow::Result<()> {
+        let before = self.host.dhcp.is_running(link);
+        self.journal.note_own(Undo::Dhcp { name: link.to_owned(), before })
     }
 
     fn release(&mut self, undo: &Undo) -> anyhow::Result<()> {
         match undo {
             Undo::Vf { pf, before } => {
                 let interface = interface(self.sysfs, *pf)?;
-                let now = with_network(async |network| network.vf(&interface, before.id).await)?;
+                let mut now = with_network(async |network| network.vf(&interface, before.id).await)?;
+                without_chosen_mac(self.sysfs, *pf, &mut now);
                 self.journal.note(Undo::Vf { pf: *pf, before: now })?;
             }
             // A VF that has not come back; putting it back says so.
@@ -119,6 +172,8 @@ impl Work<'_> {
             Undo::Sriov { pf, .. } => self.note_vfs(*pf)?,
             Undo::Link { name, .. } => self.note_link(name)?,
             Undo::Nat { name, .. } => self.note_nat(name)?,
+            Undo::Dhcp { name, .. } => self.note_dhcp(name)?,
+            Undo::Forward { link, mac, .. } => self.note_forward(link, *mac)?,
             Undo::Hugepages { size, .. } => {
                 let before = host::huge_pages(Path::new("/sys"), size.0);
                 self.journal.note_own(Undo::Hugepages { size: *size, before })?;
@@ -131,7 +186,8 @@ impl Work<'_> {
     fn note_vfs(&mut self, pf: PciAddress) -> anyhow::Result<()> {
         let function = PhysicalFunction::of(self.sysfs, pf)?;
         if let Ok(interface) = interface(self.sysfs, pf) {
-            for before in with_network(async |network| network.vfs(&interface).await)? {
+            for mut before in with_network(async |network| network.vfs(&interface).await)? {
+                without_chosen_mac(self.sysfs, pf, &mut before);
                 self.journal.note_own(Undo::Vf { pf, before })?;
             }
         }
@@ -189,7 +245,8 @@ impl Work<'_> {
         wanted: &VfAttributes,
     ) -> anyhow::Result<()> {
         let id = u32::from(vf);
-        let before = with_network(async |network| network.vf(interface, id).await)?;
+        let mut before = with_network(async |network| network.vf(interface, id).await)?;
+        without_chosen_mac(self.sysfs, pf, &mut before);
         self.journal.note(Undo::Vf { pf, before })?;
         let reports = with_network(async |network| network.set_vf(interface, id, wanted).await)?;
         let (kept, lost): (Vec<_>, Vec<_>) = reports.iter().partition(|report| report.holds());
@@ -219,6 +276,24 @@ fn pf_of(sysfs: &Sysfs, address: PciAddress) -> Option<PciAddress> {
     link.file_name()?.to_str()?.parse().ok()
 }
 
+/// An address that the VF's own driver on this host made up (NET_ADDR_RANDOM, include/uapi/linux/netdevice.h) reads as if it were
+/// the administrator's. To put it back as such would make it stick to the VF: what was there is no address.
+fn without_chosen_mac(sysfs: &Sysfs, pf: PciAddress, vf: &mut VfState) {
+    let vfs = PhysicalFunction::of(sysfs, pf).map(|pf| pf.vfs()).unwrap_or_default();
+    let found = vfs.into_iter().find(|(index, _)| u32::from(*index) == vf.id);
+    let Some((_, address)) = found else { return };
+    let interfaces = std::fs::read_dir(sysfs.device(address).join("net")).into_iter().flatten().flatten();
+    let chosen = interfaces.filter_map(|interface| {
+        let (kind, mac) = (interface.path().join("addr_assign_type"), interface.path().join("address"));
+        let kind = std::fs::read_to_string(kind).ok()?;
+        let mac = std::fs::read_to_string(mac).ok()?.trim().parse().ok()?;
+        (kind.trim() == "1").then_some(mac)
+    });
+    if chosen.into_iter().any(|mac: MacAddress| vf.mac_address == Some(mac)) {
+        vf.mac_address = Some(MacAddress([0; 6]));
+    }
+}
+
 fn interface(sysfs: &Sysfs, pf: PciAddress) -> anyhow::Result<String> {
     netconfig::blocking::interface_of(&sysfs.device(pf))
         .with_context(|| format!("{pf}: looking for its interface"))?
@@ -236,5 +311,88 @@ fn load_vfio_pci(sysfs: &Sysfs) {
         Ok(status) if status.success() => {}
         Ok(status) => tracing::warn!("modprobe vfio-pci: {status}"),
         Err(error) => tracing::warn!("{modprobe}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use vfio::bind::DriverState;
+    use vfio::sriov::SriovState;
+
+    use super::*;
+
+    const PF: &str = "0000:01:00.0";
+
+    fn at(address: &str) -> PciAddress {
+        address.parse().unwrap()
+    }
+
+    fn vf(id: u32) -> Undo {
+        Undo::Vf { pf: at(PF), before: VfState { id, ..VfState::default() } }
+    }
+
+    fn driver(address: &str) -> Undo {
+        let before = DriverState { driver: None, driver_override: None };
+        Undo::Driver { address: at(address), pf: None, before }
+    }
+
+    #[test]
+    fn attributes_come_before_drivers_and_never_before_the_vfs_are_made_anew() {
+        let before = SriovState { num_vfs: 1, drivers_autoprobe: None };
+        let made = Undo::Sriov { pf: at(PF), before, eswitch_mode: None };
+        let link = |name: &str| Undo::Link { name: name.into(), before: None };
+        let noted = [
+            link("a"),
+            vf(0),
+            driver("01:10.0"),
+            made.clone(),
+            vf(1),
+            link("b"),
+            driver("01:10.2"),
+            vf(2),
+            link("c"),
+            driver("01:10.4"),
+        ];
+        let want = [
+            vf(2),
+            vf(1),
+            driver("01:10.4"),
+            link("c"),
+            driver("01:10.2"),
+            link("b"),
+            made,
+            vf(0),
+            driver("01:10.0"),
+            link("a"),
+        ];
+        assert_eq!(backwards(&noted), want.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_address_that_a_driver_made_up_is_none_to_put_back() {
+        let root = tempfile::tempdir().unwrap();
+        let devices = root.path().join("bus/pci/devices");
+        let net = devices.join("0000:01:10.0/net/eth1v0");
+        fs::create_dir_all(&net).unwrap();
+        fs::create_dir_all(devices.join(PF)).unwrap();
+        for (name, value) in [("sriov_totalvfs", "7"), ("sriov_numvfs", "1")] {
+            fs::write(devices.join(PF).join(name), value).unwrap();
+        }
+        symlink("../0000:01:10.0", devices.join(PF).join("virtfn0")).unwrap();
+        fs::write(net.join("address"), "7a:00:00:00:00:01\n").unwrap();
+        let sysfs = Sysfs::at(root.path());
+        for (kind, mac, kept) in [
+            ("1", "7a:00:00:00:00:01", "00:00:00:00:00:00"),
+            ("0", "7a:00:00:00:00:01", "7a:00:00:00:00:01"),
+            ("1", "02:00:00:00:00:09", "02:00:00:00:00:09"),
+        ] {
+            fs::write(net.join("addr_assign_type"), format!("{kind}\n")).unwrap();
+            let mut state = VfState { mac_address: mac.parse().ok(), ..VfState::default() };
+            without_chosen_mac(&sysfs, at(PF), &mut state);
+            assert_eq!(state.mac_address.unwrap().to_string(), kept);
+        }
     }
 }

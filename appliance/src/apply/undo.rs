@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use netconfig::blocking::with_network;
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, VfState};
+use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::bind::{Binding, DriverState};
 use vfio::sriov::{PhysicalFunction, SriovState};
@@ -59,6 +59,22 @@ pub enum Undo {
         /// Its settings.
         before: Option<Box<Nat>>,
     },
+    /// Whether the box asks for an address on a link by DHCP.
+    Dhcp {
+        /// The link.
+        name: String,
+        /// It does.
+        before: bool,
+    },
+    /// Whether a card is told of an address on the bridge that it is a port of.
+    Forward {
+        /// The card's link.
+        link: String,
+        /// The address.
+        mac: MacAddress,
+        /// It is.
+        before: bool,
+    },
     /// How many huge pages are set aside.
     Hugepages {
         /// Of which size.
@@ -77,6 +93,8 @@ impl Undo {
             Self::Sriov { pf, .. } => format!("VFs of {pf}"),
             Self::Link { name, .. } => format!("link {name}"),
             Self::Nat { name, .. } => format!("NAT of {name}"),
+            Self::Dhcp { name, .. } => format!("DHCP of {name}"),
+            Self::Forward { link, mac, .. } => format!("{mac} told to {link}"),
             Self::Hugepages { size, .. } => format!("huge pages of {size}"),
         }
     }
@@ -86,7 +104,11 @@ impl Undo {
         match self {
             Self::Vf { pf, .. } | Self::Sriov { pf, .. } => Some(*pf),
             Self::Driver { pf, .. } => *pf,
-            Self::Link { .. } | Self::Nat { .. } | Self::Hugepages { .. } => None,
+            Self::Link { .. }
+            | Self::Nat { .. }
+            | Self::Dhcp { .. }
+            | Self::Forward { .. }
+            | Self::Hugepages { .. } => None,
         }
     }
 
@@ -121,6 +143,20 @@ impl Undo {
                 }
             })?),
             Self::Nat { name, before } => Ok(host.nats.realize(name, before.as_deref())?),
+            Self::Dhcp { name, before: false } => Ok(host.dhcp.stop(name)?),
+            Self::Dhcp { name, before: true } => {
+                if with_network(async |network| network.settings().await)?.contains_key(name) {
+                    return Ok(host.dhcp.start(name)?);
+                }
+                tracing::warn!("{name}: it is gone, so nothing asks for its address any more");
+                Ok(())
+            }
+            Self::Forward { link, mac, before } => {
+                match with_network(async |network| network.tell(link, *mac, *before).await) {
+                    Err(netconfig::Error::Absent(_)) => Ok(()),
+                    told => Ok(told?),
+                }
+            }
             Self::Hugepages { size, before } => {
                 crate::host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ())
             }
@@ -173,6 +209,12 @@ impl fmt::Display for Undo {
             Self::Link { name, before: Some(_) } => write!(f, "{name}: settings as they were"),
             Self::Nat { name, before: None } => write!(f, "{name}: no NAT network any more"),
             Self::Nat { name, before: Some(_) } => write!(f, "{name}: the NAT network as it was"),
+            Self::Dhcp { name, before } => {
+                write!(f, "{name}: dhcp4 -> {}", if *before { "on" } else { "off" })
+            }
+            Self::Forward { link, mac, before } => {
+                write!(f, "{link}: fdb {}{mac}", if *before { '+' } else { '-' })
+            }
             Self::Hugepages { size, before } => write!(f, "huge pages of {size} -> {before}"),
         }
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use schemars::schema_for;
 
 use super::Exit;
-use crate::config::{self, Config, Diagnostic};
+use crate::config::{self, Config, Diagnostic, Document};
 use crate::plan::Refusal;
 
 #[derive(Args)]
@@ -22,9 +22,9 @@ pub(super) struct Arguments {
 }
 
 /// Reads a file and says all that is wrong with it.
-pub(super) fn load(name: &str) -> Result<Config, Vec<Diagnostic>> {
+pub(super) fn load(name: &str) -> Result<(Document, Config), Vec<Diagnostic>> {
     let document = config::read(name).map_err(|problem| vec![problem])?;
-    config::load(&document)
+    config::load(&document).map(|config| (document, config))
 }
 
 pub(super) fn main(arguments: &Arguments) -> Exit {
@@ -37,7 +37,7 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
     }
     match result {
         Err(_) => Exit::BadInput,
-        Ok(config) => {
+        Ok((_, config)) => {
             if arguments.canonical {
                 print(serde_yaml::to_string(&config).unwrap_or_default().trim_end());
             }
@@ -57,12 +57,9 @@ pub(super) fn complain(problems: &[Diagnostic]) {
 }
 
 /// Refusals with the line of the file that asks for what is refused.
-pub(super) fn at_their_lines(file: &str, refusals: &[Refusal]) -> Vec<Diagnostic> {
-    let document = config::read(file);
-    let place = |refusal: &Refusal| match &document {
-        Ok(document) => document.at_path(&refusal.path, refusal.message.clone(), refusal.help.clone()),
-        Err(_) => Diagnostic::of_file(file, refusal.message.clone(), refusal.help.clone()),
-    };
+pub(super) fn at_their_lines(document: &Document, refusals: &[Refusal]) -> Vec<Diagnostic> {
+    let place =
+        |refusal: &Refusal| document.at_path(&refusal.path, refusal.message.clone(), refusal.help.clone());
     let mut problems: Vec<Diagnostic> = refusals.iter().map(place).collect();
     problems.sort_by_key(|problem| (problem.line, problem.column));
     problems

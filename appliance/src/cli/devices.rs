@@ -1,5 +1,9 @@
 //! `throughway devices`.
 
+mod adopt;
+mod forget;
+#[cfg(test)]
+mod renamed;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -7,7 +11,7 @@ mod tree;
 
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use vfio::Sysfs;
 use vfio::in_use::{Usage, Use};
@@ -17,7 +21,10 @@ use super::Exit;
 use super::check::print;
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// All that is known of each function, as JSON.
     #[arg(long)]
     json: bool,
@@ -27,6 +34,14 @@ pub(super) struct Arguments {
     /// Bridges too, and root ports with nothing below them; they are left out otherwise.
     #[arg(long)]
     all: bool,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Re-point a name of the file to the device that is there now, once both are shown.
+    Adopt(adopt::Arguments),
+    /// Forget a device that is there no more: what is noted of it, and its name in the file where nothing refers to it.
+    Forget(forget::Arguments),
 }
 
 /// One function, with what is not in its config space.
@@ -41,6 +56,11 @@ struct Entry<'a> {
 }
 
 pub(super) fn main(arguments: &Arguments) -> Exit {
+    match &arguments.action {
+        Some(Action::Adopt(arguments)) => return adopt::main(arguments),
+        Some(Action::Forget(arguments)) => return forget::main(arguments),
+        None => {}
+    }
     let sysfs = Sysfs::default();
     let inventory = Inventory::scan(&sysfs);
     let (usage, names) = (Usage::read(&sysfs, Path::new("/proc")), Names::load());

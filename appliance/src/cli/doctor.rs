@@ -31,7 +31,7 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
 
 fn look(arguments: &Arguments) -> Result<Exit, Failure> {
     let config = match arguments.file.as_deref() {
-        Some(file) => load(file).map_err(Failure::Input)?,
+        Some(file) => load(file).map_err(Failure::Input)?.1,
         None => Config::default(),
     };
     let host =

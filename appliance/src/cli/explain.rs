@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use clap::Args;
-use vfio::{PciAddress, Sysfs};
+use vfio::PciAddress;
 
 use super::check::{complain, load, print};
 use super::{Exit, StateDir};
-use crate::apply::Ledger;
+use crate::apply::{Host, Ledger};
 use crate::config::{Config, GroupScope};
 use crate::explain::{Facts, explain, isolation};
 use crate::host::HostState;
@@ -30,21 +30,24 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> Exit {
     let config = match arguments.file.as_deref().map(load) {
         None => Config::default(),
-        Some(Ok(config)) => config,
+        Some(Ok((_, config))) => config,
         Some(Err(problems)) => {
             complain(&problems);
             return Exit::BadInput;
         }
     };
-    let sysfs = Sysfs::default();
-    let host =
-        match HostState::read(&sysfs, &Ledger::at(&arguments.state.state_dir), !config.devices.is_empty()) {
-            Ok(host) => host,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                return Exit::Fault;
-            }
-        };
+    let place = Host::at(&arguments.state.state_dir);
+    let sysfs = &place.sysfs;
+    let ledger = Ledger::at(&arguments.state.state_dir);
+    let read = HostState::read(sysfs, &ledger, !config.devices.is_empty());
+    let read = read.and_then(|mut host| host.recognize(&place, &config).map(|()| host));
+    let host = match read {
+        Ok(host) => host,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Exit::Fault;
+        }
+    };
     let (address, scope) = match find(arguments, &config, &host) {
         Ok(found) => found,
         Err(message) => {
@@ -52,8 +55,8 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
             return Exit::BadInput;
         }
     };
-    let facts = Facts::read(&sysfs, Path::new("/proc"), address);
-    let isolation = isolation(&sysfs, &host.inventory, address);
+    let facts = Facts::read(sysfs, Path::new("/proc"), address);
+    let isolation = isolation(sysfs, &host.inventory, address);
     let Some(explanation) = explain(&config, &host, &isolation, &facts, address, scope) else {
         eprintln!(
             "error: {address}: there is no such PCI function\n  help: `throughway devices --all` lists those that there are"

@@ -12,7 +12,7 @@ use super::exit::{Exit, complain};
 use super::failure::{Failure, ended};
 use super::terminal::Terminal;
 use crate::apply::{self, Applied, History, Host, Ledger};
-use crate::config::{Config, Vm};
+use crate::config::{Config, Document, Vm};
 use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
@@ -34,7 +34,7 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    let config = check::load(&arguments.file).map_err(Failure::Input)?;
+    let (document, config) = check::load(&arguments.file).map_err(Failure::Input)?;
     let name = arguments.vm.as_str();
     let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;
     let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
@@ -45,7 +45,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         return start(name, vm, files, &Applied { slots: Vec::new() });
     }
     let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
-    let applied = prepare(&config, arguments, vm, &host, &ledger)?;
+    let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
     let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
     if let Err(error) = faults::watch(name, functions) {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
@@ -66,6 +66,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
 
 /// Recovers what the dead left, plans, and applies, while nobody else does.
 fn prepare(
+    document: &Document,
     config: &Config,
     arguments: &Arguments,
     vm: &Vm,
@@ -79,10 +80,15 @@ fn prepare(
         let error = anyhow::anyhow!("Guest `{name}` runs already, as process {}", claim.holder.pid);
         return Err(Failure::Refused(error));
     }
-    let macs = config.devices.values().any(|device| device.matches.permanent_mac.is_some());
-    let host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
+    let macs =
+        !vm.nics.is_empty() || config.devices.values().any(|device| device.matches.permanent_mac.is_some());
+    let mut host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
+    host.recognize(place, config).map_err(Failure::Fault)?;
+    if !vm.pci.is_empty() {
+        place.sightings.note(config, &host).map_err(Failure::Fault)?;
+    }
     let plan = plan(config, &host, name, vm)
-        .map_err(|refusals| Failure::Input(check::at_their_lines(&arguments.file, &refusals)))?;
+        .map_err(|refusals| Failure::Input(check::at_their_lines(document, &refusals)))?;
     apply::apply(&plan, name, place, ledger).map_err(Failure::Fault)
 }
 
@@ -135,10 +141,12 @@ pub(super) fn recover(state: &Path) -> Exit {
         Ok((0, 0)) => check::print("Nothing to put back."),
         Ok((guests, changes)) => {
             if guests > 0 {
-                check::print(&format!("Devices of {guests} guests were put back."));
+                let plural = if guests == 1 { "" } else { "s" };
+                check::print(&format!("The devices of {guests} guest{plural} were put back."));
             }
             if changes > 0 {
-                check::print(&format!("{changes} unfinished changes of the host were put back."));
+                let were = if changes == 1 { " was" } else { "s were" };
+                check::print(&format!("{changes} unfinished change{were} put back."));
             }
         }
         Err(error) => {

@@ -34,6 +34,14 @@ pub struct Diagnostic {
     pub source: Option<String>,
 }
 
+/// What two looks at a file found, each once, by line.
+pub fn together(mut problems: Vec<Diagnostic>, more: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let new: Vec<_> = more.into_iter().filter(|problem| !problems.contains(problem)).collect();
+    problems.extend(new);
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    problems
+}
+
 impl Diagnostic {
     /// A problem that is not about a line of the file.
     pub fn of_file(file: &str, message: impl Into<String>, help: Option<String>) -> Self {

@@ -52,8 +52,8 @@ impl Document {
 
     /// A problem with what a path of keys from the top leads to, or with the nearest thing above it that is there.
     pub fn at_path(&self, path: &[String], message: String, help: Option<String>) -> Diagnostic {
-        let steps: Vec<_> = path.iter().map(Step::key).collect();
-        self.problem(&steps, End::Value, message, help)
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        self.value(&path, message, help)
     }
 
     /// A problem with the value at a path of keys.
@@ -90,12 +90,24 @@ pub fn read(name: &str) -> Result<Document, Diagnostic> {
 
 /// Reads it as an appliance file, or says all that is wrong with it.
 pub fn load(document: &Document) -> Result<Config, Vec<Diagnostic>> {
-    let (mut value, mut problems) = tree(document)?;
+    match load_all(document) {
+        (Some(config), problems) if problems.is_empty() => Ok(config),
+        (_, problems) => Err(problems),
+    }
+}
+
+/// Says all that is wrong with it, and reads it where it can be understood all the same: then what else is in the way can be
+/// said, too.
+pub fn load_all(document: &Document) -> (Option<Config>, Vec<Diagnostic>) {
+    let (mut value, mut problems) = match tree(document) {
+        Ok(read) => read,
+        Err(problems) => return (None, problems),
+    };
     if problems.is_empty()
         && let Some(config) = without_schema(&value)
     {
         let problems = validate::problems(document, &config);
-        return judged(config, problems);
+        return judged(Some(config), problems);
     }
     let schema = schema_for!(Config).to_value();
     let walk = Unknown { document, schema: &schema };
@@ -103,15 +115,16 @@ pub fn load(document: &Document) -> Result<Config, Vec<Diagnostic>> {
     let before = problems.len();
     let config = typed(document, value, &mut problems);
     // What could not be read would be missed in the second look.
-    if problems.len() == before {
-        problems.extend(validate::problems(document, &config));
+    if problems.len() > before {
+        return judged(None, problems);
     }
-    judged(config, problems)
+    problems.extend(validate::problems(document, &config));
+    judged(Some(config), problems)
 }
 
-fn judged(config: Config, mut problems: Vec<Diagnostic>) -> Result<Config, Vec<Diagnostic>> {
+fn judged(config: Option<Config>, mut problems: Vec<Diagnostic>) -> (Option<Config>, Vec<Diagnostic>) {
     problems.sort_by_key(|problem| (problem.line, problem.column));
-    if problems.is_empty() { Ok(config) } else { Err(problems) }
+    (config, problems)
 }
 
 /// The file where types alone tell that every key is known and of the right type: making the schema takes longer than all

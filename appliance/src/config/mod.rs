@@ -2,7 +2,9 @@
 
 mod diagnostic;
 mod document;
+mod edit;
 mod host;
+mod mac;
 mod position;
 mod size;
 #[cfg(test)]
@@ -10,9 +12,10 @@ mod tests;
 mod types;
 mod validate;
 
-pub use diagnostic::{Diagnostic, Severity};
-pub use document::{Document, load, read};
+pub use diagnostic::{Diagnostic, Severity, together};
+pub use document::{Document, load, load_all, read};
 pub use host::{CpuList, Host, Management, Need, Seconds};
+pub(crate) use mac::derived_mac;
 pub use size::Size;
 pub use types::*;
 pub(crate) use validate::{pair, range};

@@ -74,6 +74,10 @@ pub struct Match {
     /// The MAC address that is burnt in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permanent_mac: Option<MacAddress>,
+    /// The device's serial number, as `lspci -v` prints it (`00-1b-21-ff-ff-a7-5c-30`), or a disk's that its NVMe controller
+    /// tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
 }
 
 /// What a mismatch does.
@@ -151,9 +155,25 @@ pub struct Pool {
     /// Indices, `1-7` or `3`; all where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vf_range: Option<String>,
+    /// Whether a guest's VF must be on the guest's own NUMA node: that of the devices which the file gives it by name.
+    #[serde(default)]
+    pub numa: PoolNuma,
     /// Where a guest's VF gets its MAC address from when neither the guest nor the VF says one.
     #[serde(default)]
     pub mac_address: PoolMac,
+}
+
+/// What a guest's NUMA node means for the VF that it gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolNuma {
+    /// Only a VF of that node is given.
+    Require,
+    /// One of that node, where one is free and the node is known.
+    #[default]
+    Prefer,
+    /// Nothing.
+    Ignore,
 }
 
 /// Where a MAC address comes from.

@@ -7,7 +7,7 @@ use netconfig::merge::{merge, nats};
 use netconfig::{LinkSettings, MacAddress, VfAttributes};
 use vfio::PciAddress;
 
-use super::{Config, Diagnostic, Document, Nic, Vm};
+use super::{Config, Diagnostic, Document, Nic, Pool, Vm, derived_mac};
 
 /// More vCPUs than this no guest has.
 const MOST_CPUS: u32 = 64;
@@ -27,6 +27,7 @@ pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> 
     for (name, vm) in &config.vms {
         check.vm(name, vm);
     }
+    check.derived_macs();
     check.problems
 }
 
@@ -68,7 +69,7 @@ impl<'a> Check<'a> {
         for (name, device) in &self.config.devices {
             let matches = &device.matches;
             if *matches == super::Match::default() {
-                let help = "give an address, a path, an id or a permanent-mac".to_owned();
+                let help = "give an address, a path, an id, a serial or a permanent-mac".to_owned();
                 self.report(&["devices", name, "match"], "This recognizes any function", Some(help));
             }
             if let Some(Err(error)) = matches.address.as_deref().map(str::parse::<PciAddress>) {
@@ -80,6 +81,10 @@ impl<'a> Check<'a> {
                         "This is no pair of ids: write vendor and device in hexadecimal, such as 10de:2204";
                     self.report(&["devices", name, "match", key], message, None);
                 }
+            }
+            if matches.serial.as_deref().is_some_and(|serial| serial.trim().is_empty()) {
+                let message = "This is no serial number: write it as `lspci -v` or `throughway devices adopt` prints it";
+                self.report(&["devices", name, "match", "serial"], message, None);
             }
             if matches.path.as_deref().is_some_and(|path| !is_path(path)) {
                 let message =
@@ -127,6 +132,15 @@ impl<'a> Check<'a> {
                 std::iter::once("networks").chain(problem.path.iter().map(String::as_str)).collect();
             self.report(&path, problem.message, problem.help.map(str::to_owned));
         }
+        for (name, section) in sections {
+            if let Some(mac) = section.mac_address {
+                // Links of the host may share one: a VLAN has that of the link below.
+                self.macs.entry(mac).or_insert_with(|| format!("networks.{name}"));
+            }
+            for (at, mac) in section.guest_macs.iter().enumerate() {
+                self.mac(&["networks", name, "guest-macs", &format!("#{at}")], *mac);
+            }
+        }
         for size in self.config.host.hugepages.keys() {
             if !matches!(size.0, 0x20_0000 | 0x4000_0000) {
                 self.report(
@@ -147,6 +161,80 @@ impl<'a> Check<'a> {
             if pool.vf_range.as_deref().is_some_and(|text| range(text).is_none()) {
                 let message = "This is no range of VFs: write the first and the last, such as 1-7";
                 self.report(&["pools", name, "vf-range"], message, None);
+            } else {
+                self.empty_pool(name, pool);
+            }
+        }
+    }
+
+    /// A pool that has no VF to give, whoever asks.
+    fn empty_pool(&mut self, name: &str, pool: &Pool) {
+        if pool.pf.is_empty() {
+            let help = Some("name some of `sriov`".to_owned());
+            let message = format!("Pool `{name}` is empty: it names no physical function");
+            return self.report(&["pools", name, "pf"], message, help);
+        }
+        let sriov = &self.config.sriov;
+        let counts: Option<Vec<(&String, u16)>> =
+            pool.pf.iter().map(|pf| Some((pf, sriov.get(pf)?.num_vfs))).collect();
+        let first = pool.vf_range.as_deref().and_then(range).map_or(0, |(first, _)| first);
+        let Some(counts) = counts.filter(|counts| counts.iter().all(|(_, count)| *count <= first)) else {
+            return;
+        };
+        let has = |(pf, count): &(&String, u16)| match count {
+            0 => format!("`{pf}` has no VFs"),
+            1 => format!("`{pf}` has VF 0 only"),
+            count => format!("`{pf}` has VFs 0 to {}", count.saturating_sub(1)),
+        };
+        let why: Vec<String> = counts.iter().map(has).collect();
+        let key = if pool.vf_range.is_some() { "vf-range" } else { "pf" };
+        let help = Some("widen its vf-range, or raise num-vfs".to_owned());
+        self.report(&["pools", name, key], format!("Pool `{name}` is empty: {}", why.join(", ")), help);
+    }
+
+    /// Addresses that are derived, against all that the file says and against each other.
+    fn derived_macs(&mut self) {
+        let config = self.config;
+        for (vm, guest) in &config.vms {
+            for (key, nic) in &guest.nics {
+                let own = nic.pf.as_ref().and_then(|pf| {
+                    let vf = config.sriov.get(pf)?.vfs.iter().find(|vf| Some(vf.id) == nic.vf)?;
+                    vf.attributes.mac_address
+                });
+                if nic.attributes.mac_address.or(own).is_some() {
+                    continue;
+                }
+                let mac = derived_mac(vm, key);
+                match self.macs.entry(mac) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(format!("vms.{vm}.nics.{key}, derived from its name"));
+                    }
+                    Entry::Occupied(entry) => {
+                        let message = format!(
+                            "The MAC address {mac}, which is derived for this nic, is there already, at {}",
+                            entry.get()
+                        );
+                        let help = Some("give this nic a `mac-address` of its own".to_owned());
+                        self.report(&["vms", vm, "nics", key], message, help);
+                    }
+                }
+            }
+        }
+    }
+
+    fn mac(&mut self, path: &[&str], mac: MacAddress) {
+        if !mac.is_unicast() {
+            let message = format!("{mac} is a group's address; a card needs one of its own");
+            self.report(path, message, None);
+        }
+        let place = path.strip_suffix(&["mac-address"]).unwrap_or(path).join(".");
+        match self.macs.entry(mac) {
+            Entry::Vacant(entry) => {
+                entry.insert(place);
+            }
+            Entry::Occupied(entry) => {
+                let message = format!("{mac} is there already, at {}", entry.get());
+                self.report(path, message, None);
             }
         }
     }
@@ -222,22 +310,7 @@ impl<'a> Check<'a> {
     fn attributes(&mut self, path: &[&str], attributes: &VfAttributes) {
         let at = |key: &'static str| [path, &[key]].concat();
         if let Some(mac) = attributes.mac_address {
-            if !mac.is_unicast() {
-                self.report(
-                    &at("mac-address"),
-                    format!("{mac} is a group's address; a card needs one of its own"),
-                    None,
-                );
-            }
-            match self.macs.entry(mac) {
-                Entry::Vacant(entry) => {
-                    entry.insert(path.join("."));
-                }
-                Entry::Occupied(entry) => {
-                    let message = format!("{mac} is there already, at {}", entry.get());
-                    self.report(&at("mac-address"), message, None);
-                }
-            }
+            self.mac(&at("mac-address"), mac);
         }
         if attributes.vlan_id.is_some_and(|vlan| vlan > 4094) {
             self.report(&at("vlan-id"), "A VLAN is 1 to 4094, or 0 for none", None);

@@ -2,7 +2,7 @@
 
 use vfio::PciAddress;
 use vfio::in_use::Use;
-use vfio::inventory::Function;
+use vfio::inventory::{Function, same_serial};
 
 use super::{Planner, SlotPlan, Step, Target};
 use crate::apply::Holder;
@@ -75,7 +75,7 @@ impl<'a> Planner<'a> {
                 self.refuse(
                     &path,
                     message,
-                    Some("add a path, an address or a permanent-mac that only one has"),
+                    Some("add a path, a serial, an address or a permanent-mac that only one has"),
                 );
                 None
             }
@@ -94,11 +94,15 @@ impl<'a> Planner<'a> {
             .then(|| host.inventory.functions.values().find(|function| fits(host, &place, function)))
             .flatten();
         let Some(function) = there else {
-            self.refuse(
-                path,
-                "There is no such PCI function",
-                Some("`throughway devices` lists those that there are"),
-            );
+            let help = match device.matches.serial {
+                Some(_) if host.serials.is_empty() => {
+                    "no serial number could be read, which takes root; `throughway devices` lists those that there are"
+                }
+                _ => {
+                    "`throughway devices` lists those that there are; `throughway devices adopt` re-points a name"
+                }
+            };
+            self.refuse(path, "There is no such PCI function", Some(help));
             return None;
         };
         if device.on_mismatch == OnMismatch::Warn {
@@ -108,8 +112,14 @@ impl<'a> Planner<'a> {
             );
             return Some(function);
         }
+        let serials: Vec<&str> = host.serials(function.address).map(String::as_str).collect();
+        let serial = match device.matches.serial {
+            Some(_) if serials.is_empty() => ", without a serial number".to_owned(),
+            Some(_) => format!(", serial {}", serials.join(" and ")),
+            None => String::new(),
+        };
         let message = format!(
-            "Another device is there now: {} is {:04x}:{:04x}, subsystem {:04x}:{:04x}",
+            "Another device is there now: {} is {:04x}:{:04x}, subsystem {:04x}:{:04x}{serial}",
             function.address,
             function.vendor,
             function.device,
@@ -119,7 +129,9 @@ impl<'a> Planner<'a> {
         self.refuse(
             path,
             message,
-            Some("a card was moved or exchanged: look at `throughway devices`, then correct the match"),
+            Some(
+                "a card was moved or exchanged: `throughway devices adopt` shows both and re-points the name",
+            ),
         );
         None
     }
@@ -221,18 +233,25 @@ pub(super) fn give_way(used: &Use) -> &'static str {
 }
 
 /// Whether all that is given of a match holds for a function.
-fn fits(host: &HostState, matches: &Match, function: &Function) -> bool {
+pub(super) fn fits(host: &HostState, matches: &Match, function: &Function) -> bool {
     let same = |wanted: &Option<String>, vendor: u16, device: u16| {
         wanted.as_deref().is_none_or(|text| pair(text) == Some((vendor, device)))
     };
     let address = matches.address.as_deref().is_none_or(|text| text.parse() == Ok(function.address));
     let mac = matches.permanent_mac.is_none_or(|mac| {
+        let remembered = host.remembered.get(&function.address).filter(|_| function.interfaces.is_empty());
+        let lent = remembered.is_some_and(|burnt| burnt.permanent_mac == Some(mac));
+        let has = |interface: &String| host.permanent_macs.get(interface) == Some(&mac);
+        function.physical_function.is_none() && (lent || function.interfaces.iter().any(has))
+    });
+    let serial = matches.serial.as_deref().is_none_or(|serial| {
         function.physical_function.is_none()
-            && function.interfaces.iter().any(|interface| host.permanent_macs.get(interface) == Some(&mac))
+            && host.serials(function.address).any(|own| same_serial(own, serial))
     });
     let path = matches.path.as_deref().is_none_or(|path| function.path.as_deref() == Some(path));
     address
         && mac
+        && serial
         && path
         && same(&matches.id, function.vendor, function.device)
         && same(&matches.subsystem_id, function.subsystem_vendor, function.subsystem_device)

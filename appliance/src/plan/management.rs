@@ -67,7 +67,8 @@ impl Management {
                 let joins = to.as_ref().and_then(|to| to.controller.as_ref());
                 self.links.contains(name) || joins.is_some_and(|controller| self.links.contains(controller))
             }
-            Step::Release(Undo::Link { name, .. }) => self.links.contains(name),
+            Step::Dhcp { link, .. } => self.links.contains(link),
+            Step::Release(Undo::Link { name, .. } | Undo::Dhcp { name, .. }) => self.links.contains(name),
             Step::BringUp { interface, .. } | Step::SetVf { interface, .. } => {
                 matches!(step, Step::BringUp { .. }) && self.links.contains(interface)
             }

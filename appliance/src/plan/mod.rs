@@ -1,8 +1,10 @@
 //! What has to be done to the host so that a guest can start. Pure: from the file and a snapshot, no I/O.
 
+mod adopt;
 mod device;
 mod management;
 mod nic;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -12,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, VfAttributes, VfState};
+use netconfig::{EswitchMode, LinkSettings, MacAddress, VfAttributes, VfState};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
 use vfio::inventory::Function;
 
+pub use self::adopt::{Trait, candidate, compare, references};
 pub(crate) use self::text::vf_fields;
 use self::text::{changes, vf_changes};
 pub use self::whole::{HostPlan, Planned, release, whole};
@@ -127,6 +130,24 @@ pub enum Step {
         /// Then.
         to: Option<Box<Nat>>,
     },
+    /// Whether the box asks for an address on a link by DHCP.
+    Dhcp {
+        /// The link.
+        link: String,
+        /// Now.
+        from: bool,
+        /// Then.
+        to: bool,
+    },
+    /// A card is told of guests on the bridge that its interface is a port of, so that its VFs reach them.
+    Forward {
+        /// The card's interface.
+        link: String,
+        /// The bridge.
+        bridge: String,
+        /// Addresses that it is not told of yet.
+        macs: BTreeSet<MacAddress>,
+    },
     /// Something that was changed once goes back to what it was.
     Release(Undo),
 }
@@ -161,6 +182,14 @@ impl fmt::Display for Step {
             Self::Nat { name, from: None, .. } => write!(f, "{name}: make it a NAT network"),
             Self::Nat { name, to: None, .. } => write!(f, "{name}: make it no NAT network"),
             Self::Nat { name, .. } => write!(f, "{name}: change the NAT network"),
+            Self::Dhcp { link, from, to } => {
+                let on = |on: &bool| if *on { "on" } else { "off" };
+                write!(f, "{link}: dhcp4 {} -> {}", on(from), on(to))
+            }
+            Self::Forward { link, bridge, macs } => {
+                let macs: Vec<String> = macs.iter().map(|mac| format!("+{mac}")).collect();
+                write!(f, "{link}: fdb {} (guests on {bridge}, for VFs of {link})", macs.join(" "))
+            }
             Self::Release(undo) => write!(f, "{undo}"),
         }
     }

@@ -6,19 +6,21 @@ use vfio::inventory::Function;
 
 use super::device::{STOP_IT, give_way, held_by, used_for};
 use super::{Planner, SlotPlan, Step, Target};
-use crate::config::{Nic, Pool, Sriov, Vm, range};
+use crate::config::{Nic, Sriov, Vm, derived_mac};
+use crate::host::HostState;
 
 /// A VF that a nic will get.
-struct Choice<'a> {
-    pf: &'a Function,
-    sriov: &'a Sriov,
-    interface: String,
-    vf: u16,
+#[derive(Clone)]
+pub(super) struct Choice<'a> {
+    pub(super) pf: &'a Function,
+    pub(super) sriov: &'a Sriov,
+    pub(super) interface: String,
+    pub(super) vf: u16,
 }
 
 impl Choice<'_> {
     /// Where it is; none where it is made, perhaps anew, when the plan is applied.
-    fn address(&self) -> Option<PciAddress> {
+    pub(super) fn address(&self) -> Option<PciAddress> {
         let able = self.pf.sriov.as_ref().filter(|able| able.num_vfs == self.sriov.num_vfs)?;
         able.vfs.get(usize::from(self.vf)).copied()
     }
@@ -32,6 +34,7 @@ impl<'a> Planner<'a> {
             self.prepare(&choice);
             let target = Target::Vf { pf: choice.pf.address, vf: choice.vf };
             let attributes = self.attributes(key, nic, &choice);
+            self.mac_is_free(key, &choice, &attributes);
             given.extend(choice.address().map(|address| (key, address)));
             let (pf, vf, interface) = (choice.pf.address, choice.vf, choice.interface);
             self.plan.steps.push(Step::SetVf { pf, interface, vf, from: None, attributes });
@@ -50,7 +53,6 @@ impl<'a> Planner<'a> {
     }
 
     fn choose(&mut self, key: &str, nic: &Nic) -> Option<Choice<'a>> {
-        let config = self.config;
         if let (Some(pf), Some(vf)) = (&nic.pf, nic.vf) {
             let choice = self.physical(pf, vf)?;
             if let Some((message, help)) = self.busy(&choice) {
@@ -59,64 +61,11 @@ impl<'a> Planner<'a> {
             }
             return Some(self.take(choice));
         }
-        let name = nic.pool.as_deref()?;
-        let pool = config.pools.get(name)?;
-        let (mut unfit, mut busy) = (false, Vec::new());
-        for pf in &pool.pf {
-            for vf in self.indices(pf, pool) {
-                let Some(choice) = self.physical(pf, vf) else {
-                    unfit = true;
-                    break;
-                };
-                match self.busy(&choice) {
-                    None => return Some(self.take(choice)),
-                    Some((why, _)) => busy.push(why),
-                }
-            }
-        }
-        if !unfit {
-            self.exhausted(key, name, &busy);
-        }
-        None
-    }
-
-    fn exhausted(&mut self, key: &str, pool: &str, busy: &[String]) {
-        const MOST: usize = 8;
-        let path = ["vms", self.vm, "nics", key, "pool"];
-        if busy.is_empty() {
-            let message = format!("Pool `{pool}` has no VF to give");
-            let help = "its range and num-vfs leave none but those that nics of this file name for themselves: widen the \
-                        range, or raise num-vfs";
-            return self.refuse(&path, message, Some(help));
-        }
-        let more = match busy.len().saturating_sub(MOST) {
-            0 => String::new(),
-            more => format!("; and so on, {more} more"),
-        };
-        let shown: Vec<&str> = busy.iter().take(MOST).map(String::as_str).collect();
-        let message = format!("No VF of pool `{pool}` is free: {}{more}", shown.join("; "));
-        self.refuse(&path, message, Some("stop a guest that has one, or raise num-vfs while none is in use"));
-    }
-
-    /// The VFs of a pool on one PF that no nic of the file names for itself.
-    fn indices(&self, pf: &str, pool: &Pool) -> Vec<u16> {
-        let config = self.config;
-        let Some(sriov) = config.sriov.get(pf) else { return Vec::new() };
-        let (first, last) = pool.vf_range.as_deref().and_then(range).unwrap_or((0, u16::MAX));
-        let named = |vf: u16| {
-            config
-                .vms
-                .values()
-                .flat_map(|vm| vm.nics.values())
-                .any(|nic| nic.pf.as_deref() == Some(pf) && nic.vf == Some(vf))
-        };
-        (first..=last.min(sriov.num_vfs.saturating_sub(1)))
-            .filter(|vf| *vf < sriov.num_vfs && !named(*vf))
-            .collect()
+        self.any_of(key, nic.pool.as_deref()?)
     }
 
     /// A VF of a PF that is there and fit for it.
-    fn physical(&mut self, name: &str, vf: u16) -> Option<Choice<'a>> {
+    pub(super) fn physical(&mut self, name: &str, vf: u16) -> Option<Choice<'a>> {
         let sriov = self.config.sriov.get(name)?;
         let (pf, interface) = self.able(name, sriov)?;
         Some(Choice { pf, sriov, interface, vf })
@@ -190,7 +139,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Why a VF cannot be had, and what to do.
-    fn busy(&self, choice: &Choice<'_>) -> Option<(String, Option<&'static str>)> {
+    pub(super) fn busy(&self, choice: &Choice<'_>) -> Option<(String, Option<&'static str>)> {
         let (pf, vf, host) = (choice.pf.address, choice.vf, self.host);
         let address = choice.address();
         let here = [Some(Target::Vf { pf, vf }), address.map(Target::Function)];
@@ -206,7 +155,7 @@ impl<'a> Planner<'a> {
         Some((used_for(address, used), Some(give_way(used))))
     }
 
-    fn take(&mut self, choice: Choice<'a>) -> Choice<'a> {
+    pub(super) fn take(&mut self, choice: Choice<'a>) -> Choice<'a> {
         self.taken.insert(Target::Vf { pf: choice.pf.address, vf: choice.vf });
         choice
     }
@@ -234,14 +183,53 @@ impl<'a> Planner<'a> {
         attributes.mac_address = attributes.mac_address.or_else(|| Some(derived_mac(self.vm, key)));
         attributes
     }
+
+    /// An address that was derived must be nobody else's on this host.
+    fn mac_is_free(&mut self, key: &str, choice: &Choice<'_>, attributes: &VfAttributes) {
+        let mac = derived_mac(self.vm, key);
+        if attributes.mac_address != Some(mac) {
+            return;
+        }
+        let remade = choice.address().is_none();
+        let passed_over = |pf: PciAddress, _: u32| remade && pf == choice.pf.address;
+        let target = (choice.pf.address, choice.vf);
+        if let Some(holder) = holder_of_mac(self.host, mac, target, &passed_over) {
+            self.refuse(&["vms", self.vm, "nics", key], collision(mac, &holder), Some(COLLISION));
+        }
+    }
 }
 
-/// A locally administered address that depends on the names alone (FNV-1a, 64 bits, over `vm`, NUL, `nic`).
-pub(super) fn derived_mac(vm: &str, nic: &str) -> MacAddress {
-    let bytes = vm.bytes().chain([0]).chain(nic.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+/// What to do about it.
+pub(super) const COLLISION: &str = "give this nic a `mac-address` of its own";
+
+pub(super) fn collision(mac: MacAddress, holder: &str) -> String {
+    format!("The MAC address {mac}, which is derived for this nic, is that of {holder} already")
+}
+
+/// Who on the host has an address, other than VF `target` itself and VFs that `passed_over` says are to have another.
+pub(super) fn holder_of_mac(
+    host: &HostState,
+    mac: MacAddress,
+    (pf, vf): (PciAddress, u16),
+    passed_over: &dyn Fn(PciAddress, u32) -> bool,
+) -> Option<String> {
+    let mut vfs = host.vfs.iter().flat_map(|(of, vfs)| vfs.iter().map(move |state| (*of, state)));
+    let other = vfs.find(|(of, state)| {
+        let itself = *of == pf && state.id == u32::from(vf);
+        state.mac_address == Some(mac) && !itself && !passed_over(*of, state.id)
     });
-    let [a, b, c, d, e, ..] = (hash ^ hash >> 40).to_le_bytes();
-    MacAddress([0x02, a, b, c, d, e])
+    if let Some((of, state)) = other {
+        return Some(format!("VF {} of {of}", state.id));
+    }
+    // The interface of a VF has the VF's address, whoever the VF is.
+    let is_vf = |name: &str| {
+        let mut functions = host.inventory.functions.values();
+        functions.any(|function| {
+            function.physical_function.is_some() && function.interfaces.iter().any(|own| own == name)
+        })
+    };
+    let links = host.links.iter().filter_map(|(name, link)| Some((name, link.mac_address?)));
+    let others = host.macs.iter().chain(&host.permanent_macs).map(|(name, mac)| (name, *mac));
+    let mut all = links.chain(others);
+    all.find(|(name, own)| *own == mac && !is_vf(name)).map(|(name, _)| format!("`{name}` of this host"))
 }

@@ -11,9 +11,27 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use rustix::io::Errno;
 
 use super::Work;
-use crate::MacAddress;
 use crate::network::Error;
 use crate::settings::{LinkKind, VlanMembership};
+use crate::{MacAddress, Network};
+
+impl Network {
+    /// Tells a link to take what is for `mac`, or no more (`bridge fdb add MAC dev LINK self`). May be done twice.
+    pub async fn tell(&self, link: &str, mac: MacAddress, on: bool) -> Result<(), Error> {
+        let index = self.link(link).await?.index;
+        let (request, flags, fine, doing) = if on {
+            let doing = format!("telling it to take what is for {mac}");
+            (Message::NewNeighbour(entry(index, mac)), NLM_F_CREATE | NLM_F_EXCL, Errno::EXIST, doing)
+        } else {
+            let doing = format!("taking {mac} out of its forwarding database");
+            (Message::DelNeighbour(entry(index, mac)), 0, Errno::NOENT, doing)
+        };
+        match self.ask(request, flags).await {
+            Err(refusal) if !refusal.is(fine) => Err(crate::network::refused(link, &doing, refusal)),
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Work<'_> {
     /// Addresses told to the card.

@@ -28,6 +28,22 @@ pub(super) fn add(snapshot: &mut Snapshot, links: &[LinkMessage], entries: &[Nei
     }
 }
 
+/// All that each link is told, by whomever: the kernel's own entries too.
+pub(super) fn all(
+    links: &[LinkMessage],
+    entries: &[NeighbourMessage],
+) -> BTreeMap<String, BTreeSet<MacAddress>> {
+    let names: BTreeMap<u32, &str> =
+        links.iter().filter_map(|link| Some((link.header.index, super::name_of(link)?))).collect();
+    let mut all: BTreeMap<String, BTreeSet<MacAddress>> = BTreeMap::new();
+    for entry in entries {
+        if let (Some(name), Some(mac)) = (names.get(&entry.header.ifindex), told(entry)) {
+            all.entry((*name).to_owned()).or_default().insert(mac);
+        }
+    }
+    all
+}
+
 /// What each bridge knows without having learnt it: its own addresses, its ports', and what it was told.
 fn certain(entries: &[NeighbourMessage]) -> BTreeMap<u32, BTreeSet<MacAddress>> {
     let mut certain: BTreeMap<u32, BTreeSet<MacAddress>> = BTreeMap::new();

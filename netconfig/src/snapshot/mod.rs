@@ -72,6 +72,22 @@ impl Network {
         Ok(self.snapshot().await?.settings())
     }
 
+    /// Addresses that each link takes beside its own (`bridge fdb show self`), whoever told it: ones that Throughway did, others
+    /// did, or the kernel by itself. Links that were told nothing are left out.
+    pub async fn forwarded(&self) -> Result<BTreeMap<String, BTreeSet<MacAddress>>, Error> {
+        let links = self.dump("them", Message::GetLink(link_request(AddressFamily::Unspec)), link).await?;
+        Ok(forwarded::all(&links, &self.neighbours().await?))
+    }
+
+    async fn neighbours(&self) -> Result<Vec<NeighbourMessage>, Error> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Bridge;
+        let entries = self.dump("their forwarding databases", Message::GetNeighbour(request), |message| {
+            if let Message::NewNeighbour(message) = message { Some(message) } else { None }
+        });
+        entries.await
+    }
+
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, Error> {
         let links = self.dump("them", Message::GetLink(link_request(AddressFamily::Unspec)), link).await?;
         let mut snapshot = of_links(&links);
@@ -90,12 +106,7 @@ impl Network {
         }
         let vlans = Message::GetLink(link_request(AddressFamily::Bridge));
         vlans::add(&mut snapshot, &self.dump("their VLANs", vlans, link).await?);
-        let mut request = NeighbourMessage::default();
-        request.header.family = AddressFamily::Bridge;
-        let forwarded = self.dump("their forwarding databases", Message::GetNeighbour(request), |message| {
-            if let Message::NewNeighbour(message) = message { Some(message) } else { None }
-        });
-        forwarded::add(&mut snapshot, &links, &forwarded.await?);
+        forwarded::add(&mut snapshot, &links, &self.neighbours().await?);
         Ok(snapshot)
     }
 }

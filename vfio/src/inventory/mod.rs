@@ -3,6 +3,7 @@
 mod function;
 mod group;
 mod names;
+mod serial;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use function::{Bar, Function, LinkState, Sriov};
 pub use group::{Group, IommuState, Member};
 pub use names::Names;
+pub use serial::{same_serial, serials};
 
 use crate::PciAddress;
 use crate::sysfs::{Sysfs, names as entries};

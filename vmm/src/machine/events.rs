@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 
 /// Who is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +72,11 @@ impl Events {
         }
     }
 
-    /// Sleeps until something is ready.
-    pub(super) fn wait(&self) -> io::Result<Vec<Source>> {
+    /// Sleeps until something is ready, or no longer than that.
+    pub(super) fn wait(&self, at_most: Option<Duration>) -> io::Result<Vec<Source>> {
         let mut ready = Vec::with_capacity(32);
-        match epoll::wait(&self.epoll, spare_capacity(&mut ready), None) {
+        let at_most = at_most.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+        match epoll::wait(&self.epoll, spare_capacity(&mut ready), at_most.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use control::{Handle, Watched};
 pub use error::Error;
@@ -81,10 +82,7 @@ impl Machine {
     pub fn run(self, resources: Resources) -> Result<Outcome, Error> {
         vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
         let mut running = Running::build(self, resources)?;
-        let result = running.power_on().and_then(|()| {
-            settle::settle();
-            running.serve()
-        });
+        let result = running.power_on().and_then(|()| running.serve());
         running.stop();
         if tracing::enabled!(tracing::Level::DEBUG) {
             running.each_stats(|line| tracing::debug!("{line}"));
@@ -186,8 +184,14 @@ impl Running {
 
     /// Waits, and does what is asked for, until the end.
     fn serve(&mut self) -> Result<Outcome, Error> {
+        // Later, as it holds up the vCPUs' first page faults.
+        let mut settle_at = Some(Instant::now() + settle::AFTER);
         loop {
-            let ready = self.events.wait().map_err(Error::io("Waiting for events"))?;
+            let left = settle_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let ready = self.events.wait(left).map_err(Error::io("Waiting for events"))?;
+            if settle_at.take_if(|at| *at <= Instant::now()).is_some() {
+                settle::settle();
+            }
             for source in ready {
                 let end = match source {
                     Source::Mailbox => self.take_mail()?,

@@ -8,6 +8,10 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+/// How long after the guest's start.
+pub(super) const AFTER: Duration = Duration::from_millis(20);
 
 const PAGE: usize = 4096;
 

@@ -97,12 +97,12 @@ fn tell(line: &str) {
 
 fn try_apply(arguments: &ApplyArguments) -> Result<Exit, Failure> {
     let file = &arguments.file;
-    let document = config::read(file).map_err(|problem| Failure::Input(vec![problem]))?;
-    let config = config::load(&document).map_err(Failure::Input)?;
     let place = Place::at(&arguments.state);
+    let (document, config) = place.load(file)?;
     let lock = place.take()?;
     nobody_waits(&place.history)?;
-    let plan = place.plan(file, &config)?;
+    place.host.sightings.note(&config, &place.read(&config)?)?;
+    let plan = place.plan(&document, &config)?;
     if plan.is_empty()
         && apply::current(&place.history.records()?)
             .is_some_and(|current| current.text.as_ref() == Some(&document.text))
@@ -113,7 +113,7 @@ fn try_apply(arguments: &ApplyArguments) -> Result<Exit, Failure> {
     let steps = plan.steps.iter().map(|planned| planned.step.to_string()).collect();
     let record = place.history.begin(format!("apply {file}"), Some(document.text.clone()), steps)?;
     let left = || {
-        place.plan(file, &config).map_err(|failure| match failure {
+        place.plan(&document, &config).map_err(|failure| match failure {
             Failure::Input(problems) => {
                 let texts: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
                 anyhow::anyhow!("{}", texts.join("; "))
@@ -170,11 +170,11 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     let before: Vec<Record> = records.iter().take_while(|record| record.id != last.id).cloned().collect();
     let text = apply::current(&before).and_then(|before| before.text.clone());
     let undo = &last.undo;
-    let read = || HostState::read_all(&place.host, &place.ledger);
     let config = text
         .as_deref()
         .map(|text| config::load(&config::Document { name: "the file before".into(), text: text.into() }));
     let config = config.and_then(Result::ok).unwrap_or_default();
+    let read = || place.read(&config);
     let host = read()?;
     if let Some((address, holder)) = held(undo, &host) {
         let message = format!(
@@ -199,7 +199,11 @@ fn held<'a>(undo: &[Undo], host: &'a HostState) -> Option<(vfio::PciAddress, &'a
             let sriov = host.inventory.function(*pf).and_then(|pf| pf.sriov.as_ref());
             sriov.map(|sriov| sriov.vfs.clone()).unwrap_or_default()
         }
-        Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => Vec::new(),
+        Undo::Link { .. }
+        | Undo::Nat { .. }
+        | Undo::Dhcp { .. }
+        | Undo::Forward { .. }
+        | Undo::Hugepages { .. } => Vec::new(),
     });
     touched.into_iter().find_map(|address| Some((address, host.held.get(&address)?)))
 }

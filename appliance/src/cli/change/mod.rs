@@ -15,7 +15,7 @@ use super::check::at_their_lines;
 use super::failure::{Failure, ended};
 use super::{StateDir, run};
 use crate::apply::{History, Host, Ledger, Lock, originals, revert_the_dead};
-use crate::config::Config;
+use crate::config::{self, Config, Document};
 use crate::host::HostState;
 use crate::plan::{HostPlan, whole};
 
@@ -32,10 +32,33 @@ impl Place {
         Self { host: Host::at(folder), ledger: Ledger::at(folder), history: History::at(folder) }
     }
 
-    fn plan(&self, file: &str, config: &Config) -> Result<HostPlan, Failure> {
+    fn plan(&self, document: &Document, config: &Config) -> Result<HostPlan, Failure> {
         let originals = originals(&self.history.records()?);
-        let host = HostState::read_all(&self.host, &self.ledger)?;
-        whole(config, &host, &originals).map_err(|refusals| Failure::Input(at_their_lines(file, &refusals)))
+        let host = self.read(config)?;
+        whole(config, &host, &originals)
+            .map_err(|refusals| Failure::Input(at_their_lines(document, &refusals)))
+    }
+
+    /// The host now, as far as a file needs it.
+    fn read(&self, config: &Config) -> anyhow::Result<HostState> {
+        let mut host = HostState::read_all(&self.host, &self.ledger)?;
+        host.recognize(&self.host, config)?;
+        Ok(host)
+    }
+
+    /// Reads a file. What is wrong with it comes together with all that the host refuses of it.
+    fn load(&self, file: &str) -> Result<(Document, Config), Failure> {
+        let document = config::read(file).map_err(|problem| Failure::Input(vec![problem]))?;
+        let (config, problems) = config::load_all(&document);
+        let Some(config) = config else { return Err(Failure::Input(problems)) };
+        if problems.is_empty() {
+            return Ok((document, config));
+        }
+        let more = match self.plan(&document, &config) {
+            Err(Failure::Input(more)) => more,
+            _ => Vec::new(),
+        };
+        Err(Failure::Input(config::together(problems, more)))
     }
 
     /// Takes the lock and puts back what the dead left.

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Failure, Place, ended};
 use crate::cli::StateDir;
-use crate::cli::check::{self, print};
+use crate::cli::check::print;
 use crate::cli::exit::Exit;
 
 #[derive(Args)]
@@ -23,8 +23,9 @@ pub(in crate::cli) fn plan(arguments: &PlanArguments) -> Exit {
 }
 
 fn try_plan(arguments: &PlanArguments) -> Result<Exit, Failure> {
-    let config = check::load(&arguments.file).map_err(Failure::Input)?;
-    let plan = Place::at(&arguments.state).plan(&arguments.file, &config)?;
+    let place = Place::at(&arguments.state);
+    let (document, config) = place.load(&arguments.file)?;
+    let plan = place.plan(&document, &config)?;
     if arguments.json {
         print(&serde_json::to_string_pretty(&plan).unwrap_or_default());
     } else {

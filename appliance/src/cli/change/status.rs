@@ -12,7 +12,6 @@ use crate::cli::StateDir;
 use crate::cli::check::print;
 use crate::cli::exit::Exit;
 use crate::config;
-use crate::host::HostState;
 use crate::plan::{HostPlan, Step, whole};
 
 #[derive(Args)]
@@ -68,7 +67,7 @@ fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
             let text = current.text.clone().unwrap_or_else(|| NO_FILE.to_owned());
             let document = config::Document { name: "the file that was applied".into(), text };
             let config = config::load(&document).map_err(Failure::Input)?;
-            let host = HostState::read_all(&place.host, &place.ledger)?;
+            let host = place.read(&config)?;
             whole(&config, &host, &apply::originals(&records)).map_err(|refusals| {
                 let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
                 Failure::Fault(anyhow::anyhow!("The host cannot be compared: {}", texts.join("; ")))

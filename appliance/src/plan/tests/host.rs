@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use netconfig::dhcp::DhcpTool;
 use netconfig::nat::Nat;
 use netconfig::{LinkKind, LinkMode, LinkSettings, MacAddress, VfAttributes, VfState};
 use vfio::PciAddress;
@@ -11,7 +12,7 @@ use vfio::inventory::{Function, Group, Inventory, IommuState, Member, Sriov};
 use vfio::sriov::SriovState;
 
 use crate::apply::{Holder, Undo};
-use crate::host::{HostState, PfSettings};
+use crate::host::{DhcpState, HostState, PfSettings};
 use crate::plan::{Step, Target};
 
 /// The PF, with `eth1` and up to 7 VFs.
@@ -90,6 +91,7 @@ pub(super) fn host(num_vfs: u16) -> HostState {
             ("eth2".into(), card(&[], None)),
         ]),
         pfs: BTreeMap::from([(at(PF), PfSettings { drivers_autoprobe: Some(true), eswitch_mode: None })]),
+        dhcp: DhcpState { client: Some(DhcpTool::Udhcpc), ..DhcpState::default() },
         hugepages: BTreeMap::from([(0x20_0000, 0)]),
         ..HostState::default()
     };
@@ -224,8 +226,13 @@ fn take(step: &Step, host: &mut HostState) {
             assert_eq!(host.hugepages.insert(size.0, *to), Some(*from));
         }
         Step::Link { name, from, to } => {
-            // Or it went along with what it stood on.
-            assert!(host.links.get(name).is_none_or(|now| Some(now) == from.as_deref()), "{step}");
+            // Or what it stood on, or was a port of, went before it.
+            let there = |name: &str| host.links.contains_key(name);
+            let alone = from.as_ref().is_some_and(|from| {
+                let on = from.kind.base().into_iter().chain(from.controller.as_deref());
+                on.into_iter().any(|below| !there(below))
+            });
+            assert!(host.links.get(name) == from.as_deref() || !there(name) || alone, "{step}");
             let controller = to.as_ref().and_then(|to| to.controller.as_ref());
             assert!(controller.is_none_or(|controller| host.links.contains_key(controller)), "{step}");
             let base = to.as_ref().and_then(|to| to.kind.base());
@@ -236,7 +243,28 @@ fn take(step: &Step, host: &mut HostState) {
             assert_eq!(host.nats.get(name), from.as_deref());
             put_nat(host, name, to.as_deref());
         }
+        Step::Dhcp { link, from, to } => {
+            assert!(host.links.contains_key(link), "{step}");
+            assert_eq!(host.dhcp.running.contains(link), *from);
+            dhcp(host, link, *to);
+        }
+        Step::Forward { link, bridge, macs } => {
+            assert!(host.links.contains_key(link) && host.links.contains_key(bridge), "{step}");
+            host.forwarded.entry(link.clone()).or_default().extend(macs);
+        }
         Step::Release(undo) => put_back(undo, host),
+    }
+}
+
+/// A client gives its link an address; what it gave stays when it ends.
+fn dhcp(host: &mut HostState, link: &str, on: bool) {
+    if on {
+        host.dhcp.running.insert(link.to_owned());
+        let link = host.links.get_mut(link).unwrap();
+        link.addresses.insert("198.51.100.7/24".parse().unwrap());
+        link.gateways.insert("198.51.100.1".parse().unwrap());
+    } else {
+        host.dhcp.running.remove(link);
     }
 }
 
@@ -248,6 +276,15 @@ fn put_back(undo: &Undo, host: &mut HostState) {
         Undo::Hugepages { size, before } => {
             host.hugepages.insert(size.0, *before);
         }
+        Undo::Forward { link, mac, before } => {
+            let told = host.forwarded.entry(link.clone()).or_default();
+            if *before {
+                told.insert(*mac)
+            } else {
+                told.remove(mac)
+            };
+        }
+        Undo::Dhcp { name, before } => dhcp(host, name, *before),
         Undo::Sriov { pf, before, eswitch_mode } => {
             if host.pfs[pf].eswitch_mode != *eswitch_mode {
                 resize(host, *pf, 0);
@@ -339,7 +376,11 @@ fn notes(step: &Step, host: &HostState) -> Vec<Undo> {
             vec![Undo::Vf { pf: *pf, before: host.vfs[pf][usize::from(*vf)].clone() }]
         }
         Step::Lend(target) => driver(address_of(host, target)).into_iter().collect(),
+        Step::Dhcp { link, .. } => links(host, link).into_iter().chain([asks(host, link)]).collect(),
+        Step::Forward { link, macs, .. } => macs.iter().map(|mac| told(host, link, *mac)).collect(),
         Step::Release(undo) => match undo {
+            Undo::Dhcp { name, .. } => vec![asks(host, name)],
+            Undo::Forward { link, mac, .. } => vec![told(host, link, *mac)],
             Undo::Vf { pf, before } => {
                 let now = host.vfs[pf].iter().find(|vf| vf.id == before.id).cloned();
                 now.map(|before| Undo::Vf { pf: *pf, before }).into_iter().collect()
@@ -353,6 +394,15 @@ fn notes(step: &Step, host: &HostState) -> Vec<Undo> {
             }
         },
     }
+}
+
+fn asks(host: &HostState, link: &str) -> Undo {
+    Undo::Dhcp { name: link.to_owned(), before: host.dhcp.running.contains(link) }
+}
+
+fn told(host: &HostState, link: &str, mac: MacAddress) -> Undo {
+    let before = host.forwarded.get(link).is_some_and(|told| told.contains(&mac));
+    Undo::Forward { link: link.to_owned(), mac, before }
 }
 
 /// The VFs of a PF, each as it is, then how many there are.

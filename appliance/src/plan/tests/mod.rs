@@ -1,6 +1,7 @@
 //! Plans and refusals: what a host and a file come to.
 
 mod host;
+mod pools;
 mod properties;
 mod refusals;
 mod rounds;

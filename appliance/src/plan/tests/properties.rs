@@ -89,7 +89,7 @@ fn repeatable(step: &Step) -> bool {
 proptest! {
     #[test]
     fn the_same_question_has_the_same_answer(
-        host in any_host(), num_vfs in 0_u16..7, nics in proptest::collection::vec(nic(), 0..4), gpu: bool,
+        host in any_host(), num_vfs in 1_u16..7, nics in proptest::collection::vec(nic(), 0..4), gpu: bool,
     ) {
         let document = document(num_vfs, [&nics, &[]], gpu);
         prop_assert_eq!(plan_of(&document, &host, "a"), plan_of(&document, &host, "a"));
@@ -97,7 +97,7 @@ proptest! {
 
     #[test]
     fn a_refusal_has_a_place_in_the_file_and_comes_once(
-        host in any_host(), num_vfs in 0_u16..7, nics in proptest::collection::vec(nic(), 0..4), gpu: bool,
+        host in any_host(), num_vfs in 1_u16..7, nics in proptest::collection::vec(nic(), 0..4), gpu: bool,
     ) {
         let document = document(num_vfs, [&nics, &[]], gpu);
         if let Err(refusals) = plan_of(&document, &host, "a") {
@@ -112,7 +112,7 @@ proptest! {
 
     #[test]
     fn nothing_that_is_in_use_is_given_and_once_done_there_is_nothing_to_make(
-        host in any_host(), num_vfs in 0_u16..7, nics in proptest::collection::vec(nic(), 0..4), gpu: bool,
+        host in any_host(), num_vfs in 1_u16..7, nics in proptest::collection::vec(nic(), 0..4), gpu: bool,
     ) {
         let document = document(num_vfs, [&nics, &[]], gpu);
         let Ok(plan) = plan_of(&document, &host, "a") else { return Ok(()) };
@@ -132,7 +132,7 @@ proptest! {
 
     #[test]
     fn two_guests_never_get_the_same(
-        num_vfs in 0_u16..7,
+        num_vfs in 1_u16..7,
         nics in proptest::collection::vec(nic(), 1..3),
         others in proptest::collection::vec(nic(), 0..3),
     ) {

@@ -133,11 +133,10 @@ fn pools(page: &mut Page) {
     hold(&mut full, vf(2), "c");
     full.uses.insert(vf(3), vec![Use::Port { interface: "eth4".into(), controller: "br0".into() }]);
     page.said("A pool with none left", &full, "nics: {n: {pool: vfs}}");
-    page.said_of(
-        "A pool that never had one",
-        &host(4),
-        &changed("nics: {n: {pool: vfs}}", "vf-range: 1-3", "vf-range: 4-7"),
-    );
+    let other = "vms:\n  b: {memory: 1GiB, boot: {kernel: /k}, nics: {x: {pf: lan, vf: 3}}}\n";
+    let mut named = changed("nics: {n: {pool: vfs}}", "vms:\n", other);
+    named.text = named.text.replace("vf-range: 1-3", "vf-range: 3-7");
+    page.said_of("A pool of which nics have all by name", &host(4), &named);
 
     let mut absent = host(4);
     absent.inventory.functions.remove(&at(PF));

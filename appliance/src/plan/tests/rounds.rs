@@ -94,7 +94,7 @@ prop_compose! {
 
 prop_compose! {
     fn networks()(
-        bridge in proptest::option::weighted(0.7, (any::<[bool; 6]>(), proptest::sample::select(&[1280_u32, 1500, 9000][..]), 10_u32..400)),
+        bridge in proptest::option::weighted(0.7, (any::<[bool; 9]>(), proptest::sample::select(&[1280_u32, 1500, 9000][..]), 10_u32..400)),
         tags in (1_u16..4095, 1_u16..4000),
         old in any::<bool>(),
         vlan in proptest::option::of((any::<bool>(), 1_u16..4095)),
@@ -103,7 +103,7 @@ prop_compose! {
         nat in proptest::option::of(any::<[bool; 2]>()),
     ) -> String {
         let mut text = String::new();
-        if let Some(([filtering, stp, address, gateway, first, second], mtu, ageing)) = bridge {
+        if let Some(([filtering, stp, address, gateway, first, second, card, asks, guests], mtu, ageing)) = bridge {
             let vlan = |text: String| if filtering { format!("{{vlan: {text}}}") } else { "{}".to_owned() };
             let mut ports = Vec::new();
             if first {
@@ -113,12 +113,19 @@ prop_compose! {
                 let trunk = format!("{{mode: trunk, trunk-tags: [{}, \"{}-{}\"]}}", tags.0, tags.1, tags.1 + 3);
                 ports.push(format!("eth5: {}", vlan(trunk)));
             }
+            if card {
+                // With guests on the bridge, the card is told of them.
+                ports.push("eth1: {}".to_owned());
+            }
+            let guests = if guests { ", guest-macs: [\"52:54:00:00:05:02\"]" } else { "" };
             write!(
                 text,
-                "  br0: {{type: bridge, vlan-filtering: {filtering}, stp: {{enabled: {stp}}}, mtu: {mtu}, ageing-time: {ageing}, ports: {{{}}}",
+                "  br0: {{type: bridge, vlan-filtering: {filtering}, stp: {{enabled: {stp}}}, mtu: {mtu}, ageing-time: {ageing}, ports: {{{}}}{guests}",
                 ports.join(", ")
             ).unwrap();
-            if address {
+            if asks {
+                text.push_str(", dhcp4: true");
+            } else if address {
                 text.push_str(", addresses: [10.3.0.1/24, \"fd00:3::1/64\"]");
                 if gateway {
                     text.push_str(", gateway: 10.3.0.254");
@@ -287,6 +294,10 @@ fn state(host: &HostState) -> BTreeMap<String, String> {
     for (size, pages) in &host.hugepages {
         all.insert(format!("pages {size}"), pages.to_string());
     }
+    for (link, macs) in host.forwarded.iter().filter(|(_, macs)| !macs.is_empty()) {
+        all.insert(format!("told {link}"), format!("{macs:?}"));
+    }
+    all.insert("DHCP".to_owned(), format!("{:?}", host.dhcp.running));
     for (pf, settings) in &host.pfs {
         all.insert(format!("PF {pf}"), format!("{settings:?}"));
     }
@@ -358,12 +369,16 @@ fn what_is_tried_has_every_kind_of_step() {
         [
             "Autoprobe",
             "BringUp",
+            "Dhcp",
             "Eswitch",
+            "Forward",
             "Hugepages",
             "Lend",
             "Link",
             "Nat",
+            "Release Dhcp",
             "Release Driver",
+            "Release Forward",
             "Release Hugepages",
             "Release Link",
             "Release Nat",

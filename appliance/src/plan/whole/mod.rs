@@ -1,7 +1,9 @@
 //! What has to be done so that the host is as the whole file says. Pure.
 
 mod devices;
+mod forward;
 mod networks;
+mod pools;
 mod release;
 mod sriov;
 
@@ -13,7 +15,7 @@ use vfio::PciAddress;
 
 use super::management::Management;
 use super::{Planner, Refusal, Step, Target};
-use crate::apply::Undo;
+use crate::apply::{Undo, backwards};
 use crate::config::{Config, Sriov};
 use crate::host::HostState;
 
@@ -76,14 +78,19 @@ pub fn whole(config: &Config, host: &HostState, originals: &[Undo]) -> Result<Ho
     let mut whole = Whole {
         planner: Planner::new(config, host, ""),
         management: Management::of(config, host),
+        originals,
         steps: Vec::new(),
     };
     whole.hugepages();
-    whole.release(originals);
+    whole.release();
     whole.sriov();
     whole.networks();
     whole.nats();
+    whole.dhcp();
+    whole.forward();
     whole.devices();
+    whole.pools();
+    whole.derived_macs();
     let Whole { planner, steps, .. } = whole;
     if planner.refusals.is_empty() { Ok(HostPlan { steps }) } else { Err(planner.refusals) }
 }
@@ -91,7 +98,7 @@ pub fn whole(config: &Config, host: &HostState, originals: &[Undo]) -> Result<Ho
 /// Plans to put things back, last first: what is so already is left out.
 pub fn release(config: &Config, host: &HostState, undo: &[Undo]) -> HostPlan {
     let management = Management::of(config, host);
-    let steps = undo.iter().rev().filter(|undo| !host.is(undo)).map(|undo| {
+    let steps = backwards(undo).into_iter().filter(|undo| !host.is(undo)).map(|undo| {
         let step = Step::Release(undo.clone());
         Planned { management: management.touched_by(&step), step, blast: Vec::new() }
     });
@@ -101,6 +108,8 @@ pub fn release(config: &Config, host: &HostState, undo: &[Undo]) -> HostPlan {
 struct Whole<'a> {
     planner: Planner<'a>,
     management: Management,
+    /// How things were before Throughway first changed them.
+    originals: &'a [Undo],
     steps: Vec<Planned>,
 }
 

@@ -4,11 +4,15 @@ use netconfig::LinkSettings;
 use netconfig::merge::{Problem, merge, nats};
 
 use super::Whole;
+use crate::apply::Undo;
 use crate::plan::Step;
 
 impl Whole<'_> {
     pub(super) fn networks(&mut self) {
         let (config, host) = (self.planner.config, self.planner.host);
+        for (controller, section) in &config.networks {
+            section.ports.keys().for_each(|port| self.port_is_free(controller, port));
+        }
         let wanted = match merge(&config.networks, &host.links) {
             Ok(wanted) => wanted,
             Err(problems) => return self.refuse_networks(problems),
@@ -21,7 +25,7 @@ impl Whole<'_> {
             {
                 to.mac_address = from.mac_address;
             }
-            self.port_is_free(&name, &to);
+            self.without_dhcp(&name, &mut to);
             if from.as_ref() == Some(&to) {
                 continue;
             }
@@ -45,6 +49,50 @@ impl Whole<'_> {
         }
     }
 
+    /// What DHCP gave a link goes with it: the link has again what it had before.
+    fn without_dhcp(&self, name: &str, to: &mut LinkSettings) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let Some(section) = config.networks.get(name) else { return };
+        if section.dhcp4 || !host.dhcp.running.contains(name) {
+            return;
+        }
+        let before = self.originals.iter().find_map(|undo| match undo {
+            Undo::Link { name: of, before } if of == name => before.as_deref(),
+            _ => None,
+        });
+        if section.addresses.is_none() {
+            to.addresses = before.map(|before| before.addresses.clone()).unwrap_or_default();
+        }
+        if section.gateway.is_none() {
+            to.gateways = before.map(|before| before.gateways.clone()).unwrap_or_default();
+        }
+    }
+
+    /// After the links: the box's own addresses by DHCP.
+    pub(super) fn dhcp(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        for (name, _) in config.networks.iter().filter(|(_, section)| section.dhcp4) {
+            // A client does not go along from a link that is gone to its successor.
+            let made = self.steps.iter().any(|planned| match &planned.step {
+                Step::Link { name: of, from, to: Some(to) } if of == name => {
+                    from.as_ref().is_none_or(|from| {
+                        std::mem::discriminant(&from.kind) != std::mem::discriminant(&to.kind)
+                    })
+                }
+                _ => false,
+            });
+            let from = host.dhcp.running.contains(name) && !made;
+            if host.dhcp.client.is_none() {
+                let message =
+                    format!("`{name}` is to get its address by DHCP, and this box has no DHCP client");
+                let help = "install the Debian package isc-dhcp-client or udhcpc, or give it `addresses`";
+                self.planner.refuse(&["networks", name, "dhcp4"], message, Some(help));
+            } else if !from {
+                self.step(Step::Dhcp { link: name.clone(), from, to: true }, Vec::new());
+            }
+        }
+    }
+
     fn refuse_networks(&mut self, problems: Vec<Problem>) {
         for problem in problems {
             let path: Vec<&str> =
@@ -54,13 +102,12 @@ impl Whole<'_> {
     }
 
     /// A bridge's port that a guest has is none.
-    fn port_is_free(&mut self, name: &str, to: &LinkSettings) {
-        let Some(controller) = &to.controller else { return };
+    fn port_is_free(&mut self, controller: &str, name: &str) {
         let host = self.planner.host;
         let function =
             host.inventory.functions.values().find(|function| function.interfaces.iter().any(|i| i == name));
         let Some(function) = function else { return };
-        let path = ["networks", controller.as_str(), "ports", name];
+        let path = ["networks", controller, "ports", name];
         if let Some(holder) = host.held.get(&function.address) {
             let message = format!("`{name}` is {} and in use by guest `{}`", function.address, holder.vm);
             self.planner.refuse(&path, message, Some("stop that guest first"));

@@ -2,33 +2,43 @@
 
 use std::collections::BTreeMap;
 
+use netconfig::LinkSettings;
 use netconfig::merge::merge;
 use netconfig::section::NetworkType;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
 
 use super::Whole;
-use crate::apply::Undo;
+use crate::apply::{Undo, backwards};
 use crate::config::Sriov;
 use crate::plan::Step;
 
 impl<'a> Whole<'a> {
     /// What was changed once and is no longer named goes back to what it was, last first.
-    pub(super) fn release(&mut self, originals: &[Undo]) {
+    pub(super) fn release(&mut self) {
+        let originals = self.originals;
         let (config, host) = (self.planner.config, self.planner.host);
         let named_pfs = self.pfs();
         let wanted = merge(&config.networks, &host.links).unwrap_or_default();
         let lent = self.lent();
+        let told = self.told();
         // PFs whose VFs are made anew by what was planned so far, and how many: VFs and their drivers come after them.
         let mut remade = BTreeMap::new();
-        for undo in originals.iter().rev() {
+        for undo in backwards(originals) {
             let named = match undo {
                 Undo::Hugepages { size, .. } => config.host.hugepages.contains_key(size),
-                Undo::Link { name, .. } => {
-                    wanted.iter().any(|(wanted, _)| wanted == name) || self.is_of_pf(name, &named_pfs)
+                Undo::Link { name, .. } if wanted.iter().any(|(wanted, _)| wanted == name) => true,
+                Undo::Link { name, before: Some(before) } if self.is_of_pf(name, &named_pfs) => {
+                    self.but_up(name, before);
+                    true
                 }
+                Undo::Link { name, .. } => self.is_of_pf(name, &named_pfs),
                 Undo::Nat { name, .. } => {
                     config.networks.get(name).is_some_and(|section| section.kind == NetworkType::Nat)
+                }
+                Undo::Dhcp { name, .. } => config.networks.get(name).is_some_and(|section| section.dhcp4),
+                Undo::Forward { link, mac, .. } => {
+                    told.get(link.as_str()).is_some_and(|(_, macs)| macs.contains(mac))
                 }
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => named_pfs.contains_key(pf),
                 Undo::Driver { address, .. } => {
@@ -39,7 +49,8 @@ impl<'a> Whole<'a> {
             let gone = match undo {
                 Undo::Driver { address, .. } => host.inventory.function(*address).is_none(),
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => host.inventory.function(*pf).is_none(),
-                Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => false,
+                Undo::Forward { link, .. } => !host.links.contains_key(link),
+                Undo::Link { .. } | Undo::Nat { .. } | Undo::Dhcp { .. } | Undo::Hugepages { .. } => false,
             };
             let anew = Self::comes_anew(undo, &remade);
             if named || !anew && (gone || host.is(undo)) {
@@ -81,6 +92,18 @@ impl<'a> Whole<'a> {
         }
     }
 
+    /// The link of a PF that the file still names, as it was, but up for the sake of its VFs.
+    fn but_up(&mut self, name: &str, before: &LinkSettings) {
+        let Some(from) = self.planner.host.links.get(name).cloned() else { return };
+        let to = LinkSettings { up: before.up || from.up, mac_address: from.mac_address, ..before.clone() };
+        if from != to {
+            self.step(
+                Step::Link { name: name.to_owned(), from: Some(Box::new(from)), to: Some(Box::new(to)) },
+                Vec::new(),
+            );
+        }
+    }
+
     /// A link is that of a PF that the file names: it is up for its VFs.
     fn is_of_pf(&self, name: &str, pfs: &BTreeMap<PciAddress, (&'a str, &'a Sriov)>) -> bool {
         let functions = pfs.keys().filter_map(|pf| self.planner.host.inventory.function(*pf));
@@ -118,7 +141,11 @@ impl<'a> Whole<'a> {
                 let sriov = host.inventory.function(*pf)?.sriov.as_ref()?;
                 held(sriov.vfs.get(usize::try_from(before.id).ok()?)?)
             }
-            Undo::Link { .. } | Undo::Nat { .. } | Undo::Hugepages { .. } => None,
+            Undo::Link { .. }
+            | Undo::Nat { .. }
+            | Undo::Dhcp { .. }
+            | Undo::Forward { .. }
+            | Undo::Hugepages { .. } => None,
         }
     }
 

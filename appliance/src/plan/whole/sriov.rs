@@ -1,16 +1,28 @@
 //! Virtual functions: how many, how they are made, and what each has.
 
-use netconfig::{EswitchMode, VfAttributes, VfState};
+use std::collections::{BTreeMap, BTreeSet};
+
+use netconfig::{EswitchMode, LinkMode, MacAddress, VfAttributes, VfState, VlanProtocol};
 use vfio::PciAddress;
+use vfio::inventory::Function;
 
 use super::Whole;
-use crate::config::Sriov;
+use crate::apply::Undo;
+use crate::config::{Sriov, derived_mac};
 use crate::plan::Step;
-use crate::plan::nic::derived_mac;
+use crate::plan::nic::{COLLISION, collision, holder_of_mac};
 
 impl Whole<'_> {
     pub(super) fn sriov(&mut self) {
-        for (address, (name, sriov)) in self.pfs() {
+        let pfs = self.pfs();
+        let named: BTreeMap<(PciAddress, u16), VfAttributes> = pfs
+            .iter()
+            .flat_map(|(pf, (name, sriov))| (0..sriov.num_vfs).map(move |vf| (*pf, vf, *name, *sriov)))
+            .map(|(pf, vf, name, sriov)| ((pf, vf), self.attributes(name, sriov, vf)))
+            .collect();
+        let macs: BTreeSet<MacAddress> =
+            named.values().filter_map(|attributes| attributes.mac_address).collect();
+        for (address, (name, sriov)) in pfs {
             let host = self.planner.host;
             let Some((pf, interface)) = self.planner.able(name, sriov) else { continue };
             debug_assert_eq!(pf.address, address);
@@ -60,8 +72,14 @@ impl Whole<'_> {
                 }
             }
             for vf in 0..sriov.num_vfs {
-                let wanted = self.attributes(name, sriov, vf);
+                let before = self.as_it_was(pf, sriov, settings.eswitch_mode, vf, fresh);
+                let mut wanted = named.get(&(address, vf)).cloned().unwrap_or_default().or(&before);
                 let now = (!fresh).then(|| host.vfs.get(&address)?.get(usize::from(vf))).flatten();
+                // One that another VF is to have now, as its nic moved.
+                let moved = now.and_then(|now| now.mac_address).filter(|mac| macs.contains(mac));
+                if moved.is_some() && wanted.mac_address.is_none() {
+                    wanted.mac_address = Some(MacAddress([0; 6]));
+                }
                 let attributes = now.map_or_else(|| wanted.clone(), |now| differing(&wanted, now));
                 if attributes == VfAttributes::default() {
                     continue;
@@ -78,6 +96,82 @@ impl Whole<'_> {
         }
     }
 
+    /// What a VF had before Throughway first changed it, which it gets again where the file does not say otherwise any more.
+    /// What its predecessors had, when there was another number of them, is nothing to it.
+    fn as_it_was(
+        &self,
+        pf: &Function,
+        sriov: &Sriov,
+        mode: Option<EswitchMode>,
+        vf: u16,
+        fresh: bool,
+    ) -> VfAttributes {
+        let originals = || self.originals.iter().enumerate();
+        let made_anew = originals().find_map(|(at, undo)| match undo {
+            Undo::Sriov { pf: of, before, eswitch_mode } if *of == pf.address => {
+                let same = before.num_vfs == sriov.num_vfs && *eswitch_mode == sriov.eswitch_mode.or(mode);
+                (!same).then_some(at)
+            }
+            _ => None,
+        });
+        let noted = originals().find_map(|(at, undo)| match undo {
+            Undo::Vf { pf: of, before } if *of == pf.address && before.id == u32::from(vf) => {
+                Some((at, before))
+            }
+            _ => None,
+        });
+        let Some((_, before)) = noted.filter(|(at, _)| made_anew.is_none_or(|made| *at > made)) else {
+            return VfAttributes::default();
+        };
+        let address = pf.sriov.as_ref().and_then(|able| able.vfs.get(usize::from(vf)));
+        let now = address.and_then(|address| self.planner.host.inventory.function(*address));
+        // A driver of the host chooses one where nobody else does, so that none is not what reads back.
+        let chosen = now.is_some_and(|now| !now.interfaces.is_empty());
+        let was = VfAttributes {
+            mac_address: before.mac_address.filter(|_| !chosen),
+            vlan_id: before.vlan_id,
+            qos: before.qos,
+            vlan_proto: before.vlan_proto,
+            spoof_check: before.spoof_check,
+            trust: before.trust,
+            link_state: before.link_state,
+            min_tx_rate: before.min_tx_rate,
+            max_tx_rate: before.max_tx_rate,
+        };
+        if fresh { but_as_made(was) } else { was }
+    }
+
+    /// Addresses that are derived for nics which name their VF must be nobody else's on this host.
+    pub(super) fn derived_macs(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let pfs: BTreeMap<&str, (PciAddress, &Sriov)> =
+            self.pfs().into_iter().map(|(address, (name, sriov))| (name, (address, sriov))).collect();
+        for (vm, guest) in &config.vms {
+            for (key, nic) in &guest.nics {
+                let (Some(name), Some(vf)) = (&nic.pf, nic.vf) else { continue };
+                let Some((address, sriov)) = pfs.get(name.as_str()) else { continue };
+                let mac = derived_mac(vm, key);
+                if self.attributes(name, sriov, vf).mac_address != Some(mac) {
+                    continue;
+                }
+                let gets_another = |pf: PciAddress, id: u32| {
+                    self.steps.iter().any(|planned| match &planned.step {
+                        Step::Resize { pf: of, .. } => *of == pf,
+                        Step::SetVf { pf: of, vf, attributes, .. } => {
+                            *of == pf && u32::from(*vf) == id && attributes.mac_address.is_some()
+                        }
+                        _ => false,
+                    })
+                };
+                let holder = holder_of_mac(host, mac, (*address, vf), &gets_another);
+                if let Some(holder) = holder {
+                    let path = ["vms", vm.as_str(), "nics", key.as_str()];
+                    self.planner.refuse(&path, collision(mac, &holder), Some(COLLISION));
+                }
+            }
+        }
+    }
+
     /// The file says itself how this link shall be.
     fn names_link(&self, name: &str) -> bool {
         let networks = &self.planner.config.networks;
@@ -85,7 +179,7 @@ impl Whole<'_> {
     }
 
     /// What a VF shall have: that of the nic which names it, then its own, then the defaults.
-    fn attributes(&self, pf: &str, sriov: &Sriov, vf: u16) -> VfAttributes {
+    pub(super) fn attributes(&self, pf: &str, sriov: &Sriov, vf: u16) -> VfAttributes {
         let own = sriov.vfs.iter().find(|entry| entry.id == vf);
         let own = own.map(|entry| entry.attributes.clone()).unwrap_or_default().or(&sriov.vf_defaults);
         let nics = self
@@ -117,6 +211,21 @@ impl Whole<'_> {
             )
         };
         sriov.vfs.iter().enumerate().map(lose).collect()
+    }
+}
+
+/// Without what a VF has as it is made, with whatever driver.
+fn but_as_made(was: VfAttributes) -> VfAttributes {
+    VfAttributes {
+        mac_address: was.mac_address.filter(|mac| !mac.is_zero()),
+        vlan_id: was.vlan_id.filter(|vlan| *vlan != 0),
+        qos: was.qos.filter(|qos| *qos != 0),
+        vlan_proto: was.vlan_proto.filter(|proto| *proto != VlanProtocol::default()),
+        spoof_check: was.spoof_check,
+        trust: was.trust.filter(|trust| *trust),
+        link_state: was.link_state.filter(|state| *state != LinkMode::Auto),
+        min_tx_rate: was.min_tx_rate.filter(|rate| *rate != 0),
+        max_tx_rate: was.max_tx_rate.filter(|rate| *rate != 0),
     }
 }
 
