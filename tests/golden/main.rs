@@ -126,7 +126,8 @@ fn compared(path: &Path, found: &str) -> Option<String> {
 fn sixty_four_guests_get_256_vfs() {
     let root = tempfile::tempdir().unwrap();
     let host = large::host(root.path(), [32; 8]);
-    let config = load(&Document { name: "box.yaml".into(), text: large::file() }).unwrap();
+    let config =
+        throughway::config::load(&Document { name: "box.yaml".into(), text: large::file() }).unwrap();
     let plan = whole(&config, &host, &[]).unwrap();
     let count =
         |what: &str| plan.steps.iter().filter(|planned| planned.step.to_string().contains(what)).count();
