@@ -232,7 +232,7 @@ box_reboot() {
 }
 
 # box_disk: what was on disk before the reboot is there again.
-box_disk() { cp -a "$LAB_OUT/state" /var/lib/throughway; }
+box_disk() { mkdir -p /var/lib && cp -a "$LAB_OUT/state" /var/lib/throughway; }
 
 # ---- the peer ---------------------------------------------------------------
 
