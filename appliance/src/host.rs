@@ -49,6 +49,8 @@ pub struct HostState {
     pub pfs: BTreeMap<PciAddress, PfSettings>,
     /// What makes bridges NAT networks, by the bridge's name.
     pub nats: BTreeMap<String, Nat>,
+    /// What of NAT networks is not as it was made, by the bridge's name; such a one is among `nats` too.
+    pub nat_differences: BTreeMap<String, Vec<Difference>>,
     /// Addresses that links are told to take beside their own (`bridge fdb show self`).
     pub forwarded: BTreeMap<String, BTreeSet<MacAddress>>,
     /// Who asks for the box's own addresses.
@@ -61,8 +63,6 @@ pub struct HostState {
     pub session_links: BTreeSet<String>,
     /// Who else keeps a link as his own files say.
     pub owners: BTreeMap<String, Owner>,
-    /// What of NAT networks is not as it was made.
-    pub nat_differences: BTreeMap<String, Vec<Difference>>,
 }
 
 /// What is burnt into a device and told by its own driver only.
@@ -238,9 +238,11 @@ impl HostState {
                     && settings.drivers_autoprobe == before.drivers_autoprobe
                     && settings.eswitch_mode == *eswitch_mode
             }
-            Undo::Driver { address, before } => self.inventory.function(*address).is_none_or(|function| {
-                function.driver == before.driver && function.driver_override == before.driver_override
-            }),
+            Undo::Driver { address, before, .. } => {
+                self.inventory.function(*address).is_none_or(|function| {
+                    function.driver == before.driver && function.driver_override == before.driver_override
+                })
+            }
             Undo::Vf { pf, before } => {
                 let now = self.vfs.get(pf).and_then(|vfs| vfs.iter().find(|vf| vf.id == before.id));
                 now.is_none_or(|now| {

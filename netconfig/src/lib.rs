@@ -23,6 +23,7 @@ mod snapshot;
 mod tap;
 mod tool;
 pub mod vf;
+pub mod watch;
 mod way;
 
 pub use difference::{Difference, differences};

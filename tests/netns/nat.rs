@@ -73,7 +73,7 @@ fn has(program: &str) -> bool {
 }
 
 /// nftables with NAT, by the program that is compared with.
-fn kernel_has_nat() -> bool {
+pub(crate) fn kernel_has_nat() -> bool {
     if !(has("nft") && has("busybox")) {
         return false;
     }

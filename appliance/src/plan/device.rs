@@ -59,11 +59,17 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// What the host uses a function for, but for what [`Self::guard`] says of it already.
+    fn other_uses(&self, address: PciAddress) -> impl Iterator<Item = &'a Use> + use<'a> {
+        let way_in = self.management.by(self.host, address).is_some();
+        let uses = self.host.uses.get(&address).into_iter().flatten();
+        uses.filter(move |used| !way_in || !matches!(used, Use::DefaultRoute { .. }))
+    }
+
     /// A VF that the host itself uses is not given away.
     pub(super) fn stays(&mut self, path: &[&str], address: PciAddress) {
-        let host = self.host;
         self.guard(path, &[address]);
-        for used in host.uses.get(&address).into_iter().flatten() {
+        for used in self.other_uses(address) {
             self.refuse(path, used_for(address, used), Some(give_way(used)));
         }
     }
@@ -78,8 +84,17 @@ impl<'a> Planner<'a> {
         members.filter(|member| !member.bridge).map(|member| member.address).collect()
     }
 
-    /// The one function that a device's name means.
+    /// The one function that a device's name means. It is looked for once: every nic of a card asks for it.
     pub(super) fn find(&mut self, name: &str, device: &Device) -> Option<&'a Function> {
+        if let Some(known) = self.found.get(name) {
+            return *known;
+        }
+        let found = self.look_for(name, device);
+        self.found.insert(name.to_owned(), found);
+        found
+    }
+
+    fn look_for(&mut self, name: &str, device: &Device) -> Option<&'a Function> {
         let path = ["devices", name, "match"];
         let host = self.host;
         let fitting: Vec<&Function> = host
@@ -172,7 +187,7 @@ impl<'a> Planner<'a> {
         if let Some(holder) = host.held.get(&address) {
             self.refuse(path, held_by(address, holder), Some(STOP_IT));
         }
-        for used in host.uses.get(&address).into_iter().flatten() {
+        for used in self.other_uses(address) {
             self.refuse(path, used_for(address, used), Some(give_way(used)));
         }
         if function.sriov.as_ref().is_some_and(|sriov| sriov.num_vfs > 0) {

@@ -10,7 +10,7 @@ mod tests;
 mod text;
 mod whole;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netconfig::nat::Nat;
@@ -18,9 +18,11 @@ use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, VfAttributes,
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
+use vfio::inventory::Function;
 
 pub use self::adopt::{Trait, candidate, compare, references};
 use self::management::Management;
+pub(crate) use self::text::vf_fields;
 use self::text::{changes, vf_changes};
 pub use self::whole::{HostPlan, Planned, release, whole};
 use crate::apply::Undo;
@@ -271,6 +273,8 @@ struct Planner<'a> {
     plan: Plan,
     /// What this plan gives away already.
     taken: BTreeSet<Target>,
+    /// What the names of the file's devices mean, as far as it was asked for.
+    found: BTreeMap<String, Option<&'a Function>>,
     refusals: Vec<Refusal>,
     /// What the administrator comes by.
     management: Management,
@@ -279,8 +283,8 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(config: &'a Config, host: &'a HostState, vm: &'a str) -> Self {
         let management = Management::of(config, host);
-        let (plan, taken, refusals) = (Plan::default(), BTreeSet::new(), Vec::new());
-        Self { config, host, vm, plan, taken, refusals, management }
+        let (plan, taken, found) = (Plan::default(), BTreeSet::new(), BTreeMap::new());
+        Self { config, host, vm, plan, taken, found, refusals: Vec::new(), management }
     }
 
     fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {

@@ -1,10 +1,12 @@
 //! `throughway status`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::watch::watch;
 use super::{Failure, Place, ended};
 use crate::apply::{self, Record, State};
 use crate::cli::StateDir;
@@ -16,12 +18,21 @@ use crate::plan::{HostPlan, Step, whole};
 
 #[derive(Args)]
 pub(in crate::cli) struct StatusArguments {
-    /// As JSON.
+    /// As JSON; with --watch an object a line.
     #[arg(long)]
     json: bool,
+    /// Go on, and say each field that differs as it does, and when it is as it should be again, until a signal.
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: how often to look for what the kernel does not tell of, such as huge pages.
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
     #[command(flatten)]
     state: StateDir,
 }
+
+/// A file that asks for nothing.
+pub(super) const NO_FILE: &str = "version: 1\n";
 
 /// What `status --json` prints.
 #[derive(Serialize)]
@@ -40,6 +51,10 @@ struct Status<'a> {
 }
 
 pub(in crate::cli) fn status(arguments: &StatusArguments) -> Exit {
+    if arguments.watch {
+        let every = Duration::from_secs(arguments.every);
+        return ended(watch(&Place::at(&arguments.state), every, arguments.json));
+    }
     ended(try_status(arguments))
 }
 
@@ -65,7 +80,8 @@ fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
             (config, host, HostPlan::default())
         }
         Some(current) => {
-            let text = current.text.clone().unwrap_or_else(|| "version: 1\n".to_owned());
+            // A change that went back to before any file asks for nothing.
+            let text = current.text.clone().unwrap_or_else(|| NO_FILE.to_owned());
             let document = config::Document { name: "the file that was applied".into(), text };
             let config = config::load(&document).map_err(Failure::Input)?;
             let host = place.read(&config)?;

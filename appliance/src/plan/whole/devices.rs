@@ -30,6 +30,7 @@ impl Whole<'_> {
                 if functions.iter().all(|address| host.inventory.function(*address).is_some_and(lent)) {
                     continue;
                 }
+                self.has_no_vfs(&path, &functions);
                 self.planner.give(&path, function.address, device.group);
                 for address in functions {
                     let blast = self.blast_of_lending(address);
@@ -66,6 +67,19 @@ impl Whole<'_> {
             if self.planner.find(name, device).is_some_and(|function| function.address == pf) {
                 self.planner.stays(&["vms", vm, "nics", key, "vf"], address);
             }
+        }
+    }
+
+    /// A card goes away whole, or the file has VFs of it.
+    fn has_no_vfs(&mut self, path: &[&str], functions: &[PciAddress]) {
+        let wanted = self.pfs().into_iter().filter(|(_, (_, sriov))| sriov.num_vfs > 0);
+        for (address, (name, sriov)) in wanted.filter(|(address, _)| functions.contains(address)) {
+            let message = format!(
+                "{address} is to have {} virtual functions (`sriov.{name}`), which would vanish with it",
+                sriov.num_vfs
+            );
+            let help = Some("give VFs of it as nics, or take it out of `sriov`");
+            self.planner.refuse(path, message, help);
         }
     }
 
