@@ -39,11 +39,13 @@ functions() {
 }
 host() {
     echo "$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs) VFs, autoprobe $(cat /sys/bus/pci/devices/"$pf"/sriov_drivers_autoprobe)"
-    ip link show "$link" | grep -E '^ *vf |mtu' | sed 's/^[0-9]*: //; s/ qdisc [a-z_]*//'
+    ip link show "$link" | grep '^ *vf '
     functions
-    # Interfaces of VFs are named and numbered anew as these are made anew.
-    ip -br link show master br62 2>/dev/null
-    ip -br addr show type bridge
+    # Not whether they have a carrier, which comes and goes.
+    for name in "$link" "$other" br62; do
+        folder=/sys/class/net/$name
+        [ ! -e "$folder" ] || echo "$name mtu $(cat "$folder/mtu"), flags $(cat "$folder/flags"), controller $(basename "$(readlink "$folder/master")")"
+    done
 }
 
 # walk NAME: applies $LAB_OUT/NAME.yaml, killed at one boundary after the other, until it comes to its end.
