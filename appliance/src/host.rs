@@ -132,7 +132,12 @@ impl HostState {
             let mut vfs = BTreeMap::new();
             for (pf, interface) in &physical {
                 if let Some(interface) = interface {
-                    vfs.insert(*pf, network.vfs(interface).await?);
+                    match network.vfs(interface).await {
+                        Ok(found) => drop(vfs.insert(*pf, found)),
+                        // It went away just now, or is in another network namespace than this process.
+                        Err(netconfig::Error::Absent(_)) => tracing::debug!("{pf}: {interface} is not here"),
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             Ok((network.links().await?, vfs))
