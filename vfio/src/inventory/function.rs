@@ -100,7 +100,7 @@ pub struct Sriov {
 }
 
 impl Function {
-    /// Reads one; none where it is gone. The index of a VF is its PF's to say.
+    /// Reads one; none where it is gone. What a VF has from its PF is left for [`of_vf`](Self::of_vf).
     pub(super) fn read(sysfs: &Sysfs, address: PciAddress) -> Option<Self> {
         let path = sysfs.device(address);
         let folder = Folder::open(&path)?;
@@ -108,6 +108,7 @@ impl Function {
         let small = |name: &str| u16::try_from(number(&text(name)?)?).ok();
         let ids = Ids::of(&text("uevent").unwrap_or_default());
         let steps = from_root(&path, address);
+        let own = !folder.has("physfn");
         let (interfaces, block_devices) = below(&folder);
         Some(Self {
             address,
@@ -127,24 +128,31 @@ impl Function {
                 .unwrap_or(0),
             class: ids.class.or_else(|| u32::try_from(number(&text("class")?)?).ok())?,
             revision: text("revision").and_then(|text| u8::try_from(number(&text)?).ok()).unwrap_or(0),
-            driver: folder.link_name("driver"),
+            driver: ids.driver.or_else(|| folder.link_name("driver")),
             driver_override: text("driver_override").filter(|text| !text.is_empty() && text != "(null)"),
             iommu_group: folder.link_name("iommu_group").and_then(|name| name.parse().ok()),
             // -1 where the firmware does not say.
-            numa_node: text("numa_node").and_then(|text| text.parse().ok()),
+            numa_node: own.then(|| text("numa_node")?.parse().ok()).flatten(),
             reset_methods: text("reset_method")
                 .unwrap_or_default()
                 .split_whitespace()
                 .map(str::to_owned)
                 .collect(),
             bars: text("resource").map(|text| bars(&text)).unwrap_or_default(),
-            link: link(&folder),
-            sriov: sriov(&folder),
+            link: own.then(|| link(&folder)).flatten(),
+            sriov: own.then(|| sriov(&folder)).flatten(),
             physical_function: folder.link_name("physfn").and_then(|name| name.parse().ok()),
             vf_index: None,
             interfaces,
             block_devices,
         })
+    }
+
+    /// What a VF has from its PF: which of its VFs it is, the link, whose registers it has none of (SR-IOV 1.1, 3.5.6), and the node.
+    pub(super) fn of_vf(&mut self, index: u16, pf: &Self) {
+        self.vf_index = Some(index);
+        self.link.clone_from(&pf.link);
+        self.numa_node = pf.numa_node;
     }
 
     /// A bridge: it belongs to the hierarchy and is never given away.
@@ -180,8 +188,9 @@ fn bars(text: &str) -> Vec<Bar> {
 }
 
 /// What `uevent` says of a function (`pci_uevent` in the kernel): five attributes in one, of VFs too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Ids {
+    driver: Option<String>,
     class: Option<u32>,
     device: Option<(u16, u16)>,
     subsystem: Option<(u16, u16)>,
@@ -196,6 +205,7 @@ impl Ids {
         let mut ids = Self::default();
         for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
             match key {
+                "DRIVER" => ids.driver = Some(value.to_owned()),
                 "PCI_CLASS" => ids.class = u32::from_str_radix(value, 16).ok(),
                 "PCI_ID" => ids.device = pair(value),
                 "PCI_SUBSYS_ID" => ids.subsystem = pair(value),

@@ -37,12 +37,13 @@ impl Inventory {
             .into_iter()
             .filter_map(|name| name.parse().ok())
             .collect();
-        Self::of(read(sysfs, &addresses), IommuState::read(sysfs))
+        let mut functions = read(sysfs, &addresses);
+        tell_vfs(&mut functions);
+        Self::of(functions, IommuState::read(sysfs))
     }
 
     /// Of functions that are known, each of which knows its group.
-    pub fn of(mut functions: BTreeMap<PciAddress, Function>, iommu: IommuState) -> Self {
-        number_vfs(&mut functions);
+    pub fn of(functions: BTreeMap<PciAddress, Function>, iommu: IommuState) -> Self {
         let mut groups = BTreeMap::<u32, Group>::new();
         for function in functions.values() {
             if let Some(number) = function.iommu_group {
@@ -89,16 +90,15 @@ fn read(sysfs: &Sysfs, addresses: &[PciAddress]) -> BTreeMap<PciAddress, Functio
     found.into_iter().map(|function| (function.address, function)).collect()
 }
 
-/// Tells each VF that was read which of its PF's it is.
-fn number_vfs(functions: &mut BTreeMap<PciAddress, Function>) {
-    let numbered: Vec<(PciAddress, u16)> = functions
-        .values()
-        .filter_map(|function| function.sriov.as_ref())
-        .flat_map(|sriov| sriov.vfs.iter().copied().zip(0..))
-        .collect();
-    for (address, index) in numbered {
-        if let Some(vf) = functions.get_mut(&address) {
-            vf.vf_index = Some(index);
+/// Tells each VF what it has from its PF.
+fn tell_vfs(functions: &mut BTreeMap<PciAddress, Function>) {
+    let pfs: Vec<Function> =
+        functions.values().filter(|function| function.sriov.is_some()).cloned().collect();
+    for pf in &pfs {
+        for (address, index) in pf.sriov.iter().flat_map(|sriov| sriov.vfs.iter().zip(0..)) {
+            if let Some(vf) = functions.get_mut(address) {
+                vf.of_vf(index, pf);
+            }
         }
     }
 }
