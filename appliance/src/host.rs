@@ -9,7 +9,7 @@ use netconfig::blocking::with_network;
 use netconfig::devlink::{self, Eswitch};
 use netconfig::dhcp::DhcpTool;
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
+use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
 use vfio::inventory::{Function, Inventory, serials};
@@ -47,6 +47,8 @@ pub struct HostState {
     pub pfs: BTreeMap<PciAddress, PfSettings>,
     /// What makes bridges NAT networks, by the bridge's name.
     pub nats: BTreeMap<String, Nat>,
+    /// What of NAT networks is not as it was made, by the bridge's name; such a one is not among `nats`.
+    pub nat_differences: BTreeMap<String, Vec<Difference>>,
     /// Addresses that links are told to take beside their own (`bridge fdb show self`).
     pub forwarded: BTreeMap<String, BTreeSet<MacAddress>>,
     /// Who asks for the box's own addresses.
@@ -189,8 +191,11 @@ impl HostState {
         }
         for (name, nat) in place.nats.settings()? {
             // One that is not as it was made is none: it is made again.
-            if place.nats.differences(&name, Some(&nat))?.is_empty() {
+            let differences = place.nats.differences(&name, Some(&nat))?;
+            if differences.is_empty() {
                 host.nats.insert(name, nat);
+            } else {
+                host.nat_differences.insert(name, differences);
             }
         }
         let running = place.dhcp.links().context("Reading which DHCP clients run")?;
@@ -221,9 +226,11 @@ impl HostState {
                     && settings.drivers_autoprobe == before.drivers_autoprobe
                     && settings.eswitch_mode == *eswitch_mode
             }
-            Undo::Driver { address, before } => self.inventory.function(*address).is_none_or(|function| {
-                function.driver == before.driver && function.driver_override == before.driver_override
-            }),
+            Undo::Driver { address, before, .. } => {
+                self.inventory.function(*address).is_none_or(|function| {
+                    function.driver == before.driver && function.driver_override == before.driver_override
+                })
+            }
             Undo::Vf { pf, before } => {
                 let now = self.vfs.get(pf).and_then(|vfs| vfs.iter().find(|vf| vf.id == before.id));
                 now.is_none_or(|now| now == before)

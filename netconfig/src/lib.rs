@@ -22,6 +22,7 @@ mod snapshot;
 mod tap;
 mod tool;
 pub mod vf;
+pub mod watch;
 
 pub use difference::{Difference, differences};
 pub use link::Link;

@@ -1,20 +1,31 @@
-//! Plans of whole files, on recorded shapes of real machines: `current.yaml` and `desired.yaml` come to `plan.txt`.
+//! Plans of whole files, on recorded shapes of real machines: `current.yaml` and `desired.yaml` come to `plan.txt`. And what is
+//! explained of functions in recorded trees of sysfs: `trees/NAME.tree` comes to `trees/NAME.txt`.
 //!
 //! `GOLDEN=overwrite` takes what comes out now for right; look at the difference before it is kept.
+
+mod large;
+mod trees;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use throughway::apply::Undo;
 use throughway::config::{Document, load_all, together};
 use throughway::host::HostState;
-use throughway::plan::whole;
+use throughway::plan::{Step, whole};
 use vfio::inventory::Inventory;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+
+/// The machine with 500 functions.
+static LARGE: LazyLock<Value> = LazyLock::new(|| {
+    let root = tempfile::tempdir().unwrap();
+    serde_json::to_value(large::host(root.path(), large::VFS)).unwrap()
+});
 
 /// `over` wins; maps are merged key by key.
 fn merged(base: Value, over: Value) -> Value {
@@ -47,6 +58,7 @@ fn host(case: &Path) -> (HostState, Vec<Undo>) {
     let map = current.as_object_mut().unwrap();
     let originals = map.remove("originals").map(|list| Vec::deserialize(list).unwrap()).unwrap_or_default();
     let base = match map.remove("base") {
+        Some(name) if name == "large" => LARGE.clone(),
         Some(name) => read(&Path::new(ROOT).join("hosts").join(format!("{}.yaml", name.as_str().unwrap()))),
         None => Value::Object(Map::new()),
     };
@@ -92,22 +104,56 @@ fn cases() -> Vec<PathBuf> {
 
 #[test]
 fn every_case_comes_to_its_plan() {
-    let overwrite = std::env::var("GOLDEN").is_ok_and(|value| value == "overwrite");
     let mut wrong = BTreeMap::new();
     for case in cases() {
-        let (path, found) = (case.join("plan.txt"), outcome(&case));
-        if overwrite {
-            fs::write(&path, &found).unwrap();
-        }
-        let kept = fs::read_to_string(&path).unwrap_or_default();
-        if kept != found {
-            wrong.insert(case, format!("kept:\n{kept}\nfound:\n{found}"));
+        if let Some(difference) = compared(&case.join("plan.txt"), &outcome(&case)) {
+            wrong.insert(case, difference);
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// How what is kept in a file differs from what was found, once it was overwritten where that is asked for.
+fn compared(path: &Path, found: &str) -> Option<String> {
+    if std::env::var("GOLDEN").is_ok_and(|value| value == "overwrite") {
+        fs::write(path, found).unwrap();
+    }
+    let kept = fs::read_to_string(path).unwrap_or_default();
+    (kept != found).then(|| format!("kept:\n{kept}\nfound:\n{found}"))
+}
+
+#[test]
+fn sixty_four_guests_get_256_vfs() {
+    let root = tempfile::tempdir().unwrap();
+    let host = large::host(root.path(), [32; 8]);
+    let config =
+        throughway::config::load(&Document { name: "box.yaml".into(), text: large::file() }).unwrap();
+    let plan = whole(&config, &host, &[]).unwrap();
+    let count =
+        |what: &str| plan.steps.iter().filter(|planned| planned.step.to_string().contains(what)).count();
+    assert_eq!(
+        (count("driver -> vfio-pci"), count("max-tx-rate 0 -> 1000"), count("num-vfs")),
+        (256, 256, 0)
+    );
+    // Of the file's guests, none shares a VF with another.
+    let lent: std::collections::BTreeSet<String> = plan
+        .steps
+        .iter()
+        .filter(|planned| matches!(planned.step, Step::Lend(_)))
+        .map(|planned| planned.step.to_string())
+        .collect();
+    assert_eq!(lent.len(), 256);
+}
+
 #[test]
 fn there_are_enough_of_them() {
-    assert!(cases().len() >= 40, "{}", cases().len());
+    assert!(cases().len() >= 60, "{}", cases().len());
+    // Each shape of machine has some.
+    for host in ["bare", "dual", "gpu", "igb", "large", "seven", "six", "switch"] {
+        let of_it = cases()
+            .iter()
+            .filter(|case| case.file_name().unwrap().to_str().unwrap().starts_with(host))
+            .count();
+        assert!(of_it >= 3, "{host}: {of_it}");
+    }
 }

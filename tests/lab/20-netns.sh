@@ -1,5 +1,4 @@
 # proves: The tests of links hold on this kernel, which has every kind of link: VLANs, bonds, bridges with VLAN filtering.
-# needs: nothing
 # examples: tests/netns
 # timeout: 240
 . /share/box/lib.sh

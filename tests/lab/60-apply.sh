@@ -1,5 +1,5 @@
-# proves: A whole file is applied to real igb and put back: seven VFs with their attributes, a bridge, a lent VF; drift is seen, a resize waits for a guest.
-# timeout: 420
+# proves: A whole file is applied to real igb and put back: seven VFs with their attributes, a bridge, a lent VF; drift is told as it comes, a resize waits for a guest.
+# timeout: 540
 . /share/box/lib.sh
 
 pf=$(bdf_of igb 0)
@@ -55,6 +55,49 @@ throughway status >"$LAB_OUT/status"
 is "the host is in sync" "$?" 0
 throughway plan "$LAB_OUT/seven.yaml" >/dev/null
 is "planning again finds nothing" "$?" 0
+
+# While it is watched: what the kernel tells is told, field by field; --every is long, so that nothing is found by chance.
+throughway status --watch --json --every 3600 >"$LAB_OUT/watch" 2>"$LAB_OUT/watch.err" &
+watch=$!
+# told EVENT OBJECT FIELD EXPECTED ACTUAL
+told() { retry 30 grep -q "\"event\":\"$1\",\"object\":\"$2\",\"field\":\"$3\",\"expected\":\"$4\",\"actual\":\"$5\"" "$LAB_OUT/watch"; }
+in_sync() { retry 30 sh -c "tail -n 1 '$LAB_OUT/watch' | grep -q in-sync"; }
+check "watching begins with a look: in sync" in_sync
+ip link set "$link" vf 1 trust off
+check "a VF's trust, changed by ip, is told" told drift "VF 1 of $pf" trust on off
+ip link set "$link" vf 1 trust on
+check "and that it is back" told gone "VF 1 of $pf" trust on off
+check "in sync again" in_sync
+ip link set "$link" vf 0 vlan 200 qos 3
+check "a VF's VLAN, changed by ip, is told" told drift "VF 0 of $pf" vlan-id 100 200
+ip link set "$link" vf 0 vlan 100 qos 3
+check "and that it is back" told gone "VF 0 of $pf" vlan-id 100 200
+lent=$(vf_of "$pf" 6)
+echo "$lent" >/sys/bus/pci/drivers/vfio-pci/unbind
+check "a lent VF that lost its driver is told" told drift "VF 6 of $pf" driver vfio-pci none
+echo "$lent" >/sys/bus/pci/drivers_probe
+check "and that it is back" told gone "VF 6 of $pf" driver vfio-pci none
+ip link set br6 mtu 1500
+check "a bridge's MTU is told" told drift br6 mtu 1400 1500
+ip link set br6 mtu 1400
+check "in sync again" in_sync
+echo 0 >"/sys/bus/pci/devices/$pf/sriov_numvfs"
+check "VFs that are gone are told" told drift "$pf" num-vfs 7 0
+throughway apply "$LAB_OUT/seven.yaml" >"$LAB_OUT/again" 2>&1
+is "it is made good" "$?" 0
+check "in sync again, with another change" retry 30 sh -c "tail -n 1 '$LAB_OUT/watch' | grep -q '\"in-sync\",\"change\":2'"
+kill "$watch"
+wait "$watch"
+is "watching ends as status does" "$?" 0
+throughway status --watch --json --every 2 >"$LAB_OUT/watch2" 2>&1 &
+watch=$!
+check "another one begins in sync" retry 30 grep -q in-sync "$LAB_OUT/watch2"
+echo 1 >"/sys/bus/pci/devices/$pf/sriov_drivers_autoprobe"
+check "what no event tells of is found by looking" retry 30 grep -q '"field":"drivers-autoprobe","expected":"false","actual":"true"' "$LAB_OUT/watch2"
+kill "$watch"
+wait "$watch"
+is "it ends with 2 while the host differs" "$?" 2
+echo 0 >"/sys/bus/pci/devices/$pf/sriov_drivers_autoprobe"
 
 ip link set "$link" vf 1 trust off
 ip link del v6

@@ -7,6 +7,7 @@ mod namespace;
 mod nat;
 mod random;
 mod stacks;
+mod watch;
 mod witness;
 
 use std::time::{Duration, Instant};

@@ -76,10 +76,11 @@ pub enum Gap {
 impl Isolation {
     /// Reads it from config space. None where the function is gone, or for a process that may read only the first 64 bytes.
     pub fn read(sysfs: &Sysfs, address: PciAddress) -> Option<Self> {
-        let config = File::open(sysfs.device(address).join("config")).ok()?;
+        let folder = sysfs.device(address);
+        let config = File::open(folder.join("config")).ok()?;
         let mut found = Self::parse(|at, data| config.read_exact_at(data, at).ok())?;
-        // Only function 0 must say so (PCI Local Bus 3.0, 6.2.1).
-        found.multifunction |= address.function > 0;
+        // Only function 0 must say so (PCI Local Bus 3.0, 6.2.1). A VF's number says nothing: it is a device of its own.
+        found.multifunction |= address.function > 0 && !folder.join("physfn").is_symlink();
         Some(found)
     }
 
@@ -193,8 +194,48 @@ pub enum Cause {
     },
     /// They are functions of one device that does not keep its functions apart. Named by its first function.
     Functions(PciAddress),
-    /// Config space does not show it (it could not be read, or the kernel knows something about this device).
+    /// Config space, all of which was read, does not show it: the kernel knows something about one of these devices (a quirk, such
+    /// as one that sends with the requester ID of another).
+    Kernel,
+    /// Config space could not be read.
     Unknown,
+}
+
+/// What keeps nothing apart on the way to a function by its registers, though the kernel has parted the groups there: ports that
+/// the function does not share a group with, and other functions of its device.
+///
+/// The kernel has its reasons: it knows that a device keeps apart without ACS, or has it in a way of its own
+/// (`pci_dev_acs_enabled` in its quirks), or it was told to believe so (`pcie_acs_override`, which no released kernel has).
+pub fn parted_although(
+    inventory: &Inventory,
+    isolation: &BTreeMap<PciAddress, Isolation>,
+    address: PciAddress,
+) -> Vec<Cause> {
+    let group = |address: PciAddress| inventory.function(address).and_then(|function| function.iommu_group);
+    let apart = |one: PciAddress, other: PciAddress| {
+        group(one).zip(group(other)).is_some_and(|(one, other)| one != other)
+    };
+    let gap = |address: PciAddress| isolation.get(&address).and_then(|it| Some((it, it.gap()?)));
+    let chain = from_root(inventory, address);
+    let above = chain.split_last().map_or(&[][..], |(_, above)| above);
+    let mut found = Vec::new();
+    // What any port on the way lets through joins the port right above (the walk upstream in `pci_device_group`).
+    if above.last().is_some_and(|port| apart(*port, address)) {
+        let open = above.iter().filter_map(|port| {
+            let (it, gap) = gap(*port)?;
+            it.is_port().then_some(Cause::Port { port: *port, gap })
+        });
+        found.extend(open);
+    }
+    let open = |one: PciAddress| gap(one).is_some_and(|(it, _)| it.multifunction && !it.is_port());
+    let beside = |other: &PciAddress| {
+        let slot = |it: PciAddress| (it.domain, it.bus, it.device);
+        slot(*other) == slot(address) && *other != address && open(*other) && apart(*other, address)
+    };
+    if open(address) && isolation.keys().any(beside) {
+        found.push(Cause::Functions(PciAddress { function: 0, ..address }));
+    }
+    found
 }
 
 /// The causes, each with the functions it joins to `address`. Empty for a function that has its group for itself.
@@ -252,11 +293,12 @@ fn between(
     {
         causes.push(Cause::Functions(PciAddress { function: 0, ..*a }));
     }
+    // What joins both with the same port joins them with each other, whatever else does.
+    let above = shared.iter().rev().find_map(port);
+    causes.extend(above.filter(|above| !causes.contains(above)));
     if causes.is_empty() {
-        causes.extend(shared.iter().rev().find_map(port));
-    }
-    if causes.is_empty() {
-        causes.push(Cause::Unknown);
+        let all_read = one.iter().chain(other).all(|step| isolation.contains_key(step));
+        causes.push(if all_read { Cause::Kernel } else { Cause::Unknown });
     }
     causes
 }
@@ -405,9 +447,53 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_guessed() {
-        let tree = [("0000:00:02.0", vec![0; 64]), ("0000:00:03.0", vec![0; 64])];
+    fn what_cannot_be_read_is_not_guessed_and_what_was_read_is_the_kernels_to_know() {
+        let short = config(0, false, None)[..64].to_vec();
+        let tree = [("0000:00:02.0", short.clone()), ("0000:00:03.0", short)];
         assert_eq!(explained(&tree, "00:02.0").into_keys().collect::<Vec<_>>(), [Cause::Unknown]);
+        let tree = [("0000:00:02.0", config(9, false, None)), ("0000:00:03.0", config(9, false, None))];
+        assert_eq!(explained(&tree, "00:02.0").into_keys().collect::<Vec<_>>(), [Cause::Kernel]);
+    }
+
+    /// What `who` is parted from against the registers, in a recorded tree.
+    fn parted(text: &str, who: &str) -> Vec<Cause> {
+        let root = tempfile::tempdir().unwrap();
+        crate::recorded::write(root.path(), text).unwrap();
+        let sysfs = Sysfs::at(root.path());
+        let inventory = Inventory::scan(&sysfs);
+        let read = |address: &PciAddress| Some((*address, Isolation::read(&sysfs, *address)?));
+        let isolation = inventory.functions.keys().filter_map(read).collect();
+        parted_although(&inventory, &isolation, address(who))
+    }
+
+    #[test]
+    fn a_quirk_of_the_kernel_is_seen_by_the_group_that_contradicts_the_registers() {
+        let pch =
+            "00:1c.0 8086:a110 060400 multi port=root acs=none group=1\n  02:00.0 8086:10d3 020000 group=2\n";
+        let port = address("00:1c.0");
+        assert_eq!(parted(pch, "02:00.0"), [Cause::Port { port, gap: Gap::Absent }]);
+        assert_eq!(parted(&pch.replace("group=2", "group=1"), "02:00.0"), []);
+        assert_eq!(parted(&pch.replace("acs=none", "acs=1d/1d"), "02:00.0"), []);
+        let ports = "00:01.0 8086:3420 060400 port=root acs=1d/1d group=1\n  01:00.0 8086:10c9 020000 multi group=2\n  01:00.1 8086:10c9 020000 multi group=3\n";
+        assert_eq!(parted(ports, "01:00.1"), [Cause::Functions(address("01:00.0"))]);
+        assert_eq!(parted(&ports.replace("group=3", "group=2"), "01:00.1"), []);
+    }
+
+    #[test]
+    fn virtual_functions_are_devices_of_their_own() {
+        let text = "00:01.0 8086:3420 060400 port=root acs=none group=1\n  \
+                    01:00.0 8086:10c9 020000 vfs=2/7 group=1\n  \
+                    01:10.0 8086:10ca 020000 vf=0 group=1\n  \
+                    01:10.2 8086:10ca 020000 vf=1 group=1\n";
+        let root = tempfile::tempdir().unwrap();
+        crate::recorded::write(root.path(), text).unwrap();
+        let sysfs = Sysfs::at(root.path());
+        let inventory = Inventory::scan(&sysfs);
+        let read = |address: &PciAddress| Some((*address, Isolation::read(&sysfs, *address)?));
+        let isolation = inventory.functions.keys().filter_map(read).collect();
+        let causes = causes(&inventory, &isolation, address("01:10.0"));
+        let port = Cause::Port { port: address("00:01.0"), gap: Gap::Absent };
+        assert_eq!(causes.into_keys().collect::<Vec<_>>(), [port]);
     }
 
     proptest! {

@@ -14,9 +14,12 @@ pub mod in_use;
 pub mod inventory;
 pub mod isolation;
 pub mod kernel;
+#[cfg(any(test, feature = "testing"))]
+pub mod recorded;
 mod resample;
 pub mod sriov;
 pub mod sysfs;
+pub mod uevent;
 pub mod user;
 
 pub use address::PciAddress;

@@ -1,7 +1,10 @@
 //! Reading and writing attributes below one root, with errors that name the file.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, openat, readlinkat};
 
 use crate::PciAddress;
 
@@ -82,6 +85,77 @@ pub(crate) fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
+    }
+}
+
+/// A folder that is read several times: its files are found from it, not from the root, and those that are not there are known
+/// without asking.
+pub(crate) struct Folder {
+    descriptor: OwnedFd,
+    /// Names and what they are, sorted by name.
+    entries: Vec<(String, FileType)>,
+}
+
+impl Folder {
+    /// None where there is no such folder.
+    pub(crate) fn open(path: &Path) -> Option<Self> {
+        Self::open_at(CWD, path, OFlags::empty())
+    }
+
+    /// A folder in this one, not one that is linked to.
+    pub(crate) fn folder(&self, name: &str) -> Option<Self> {
+        Self::open_at(self.descriptor.as_fd(), Path::new(name), OFlags::NOFOLLOW)
+    }
+
+    fn open_at(at: BorrowedFd<'_>, path: &Path, more: OFlags) -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | more;
+        let descriptor = openat(at, path, flags, Mode::empty()).ok()?;
+        let mut buffer = Vec::with_capacity(8192);
+        let mut list = RawDir::new(&descriptor, buffer.spare_capacity_mut());
+        let mut entries = Vec::with_capacity(64);
+        while let Some(entry) = list.next() {
+            let Ok(entry) = entry else { break };
+            let name = entry.file_name().to_str().ok().filter(|name| !matches!(*name, "." | ".."));
+            entries.extend(name.map(|name| (name.to_owned(), entry.file_type())));
+        }
+        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        Some(Self { descriptor, entries })
+    }
+
+    /// What an attribute says, without the newline at its end; none where it is absent or unreadable.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        self.kind(name)?;
+        let file = openat(&self.descriptor, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        // No attribute is longer than a page, and each is read at once (Documentation/filesystems/sysfs.rst).
+        let mut text = vec![0; 4096];
+        let length = rustix::io::read(&file, &mut text[..]).ok()?;
+        text.truncate(length);
+        let text = String::from_utf8(text).ok()?;
+        Some(text.trim_end().to_owned())
+    }
+
+    /// The last part of what a link leads to.
+    pub(crate) fn link_name(&self, name: &str) -> Option<String> {
+        self.kind(name)?;
+        let target = readlinkat(&self.descriptor, name, Vec::with_capacity(128)).ok()?;
+        Some(Path::new(target.to_str().ok()?).file_name()?.to_str()?.to_owned())
+    }
+
+    /// Folders in it, by name; links to folders are none.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &str> {
+        // Not every file system says in its lists what something is.
+        let folder = |kind: FileType| matches!(kind, FileType::Directory | FileType::Unknown);
+        self.entries.iter().filter(move |(_, kind)| folder(*kind)).map(|(name, _)| name.as_str())
+    }
+
+    /// Something of this name is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.kind(name).is_some()
+    }
+
+    fn kind(&self, name: &str) -> Option<FileType> {
+        let at = self.entries.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
+        Some(self.entries.get(at)?.1)
     }
 }
 

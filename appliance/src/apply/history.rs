@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use vfio::PciAddress;
 
 use super::keep::{forget, keep};
 use super::{Holder, Undo};
@@ -128,6 +129,8 @@ impl History {
 }
 
 /// How everything that Throughway has changed and not given back was before it first did, oldest first.
+///
+/// VFs are given back with their PF: until it is, how each was is kept, as they are made anew when it is.
 pub fn originals(records: &[Record]) -> Vec<Undo> {
     let mut first = BTreeMap::<String, (usize, Undo)>::new();
     let mut count = 0;
@@ -137,12 +140,24 @@ pub fn originals(records: &[Record]) -> Vec<Undo> {
             count += 1;
         }
         for object in &record.released {
-            first.remove(object);
+            match first.get(object).map(|(_, undo)| undo) {
+                Some(Undo::Sriov { pf, .. }) => {
+                    let pf = *pf;
+                    first.retain(|_, (_, undo)| undo.pf() != Some(pf));
+                }
+                Some(undo) if undo.pf().is_some_and(|pf| owns(&first, pf)) => {}
+                _ => drop(first.remove(object)),
+            }
         }
     }
     let mut ordered: Vec<(usize, Undo)> = first.into_values().collect();
     ordered.sort_by_key(|(at, _)| *at);
     ordered.into_iter().map(|(_, undo)| undo).collect()
+}
+
+/// A PF's own number of VFs is among them.
+fn owns(first: &BTreeMap<String, (usize, Undo)>, pf: PciAddress) -> bool {
+    first.values().any(|(_, undo)| matches!(undo, Undo::Sriov { pf: of, .. } if *of == pf))
 }
 
 /// The change that holds now.
@@ -198,6 +213,30 @@ mod tests {
         assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(originals(&records), [pages(1, 10), pages(3, 30)]);
         assert_eq!(current(&records).unwrap().id, 4);
+    }
+
+    #[test]
+    fn vfs_are_given_back_with_their_pf() {
+        let pf = "0000:01:00.0".parse().unwrap();
+        let vf = Undo::Vf { pf, before: netconfig::VfState { trust: Some(true), ..Default::default() } };
+        let before = vfio::sriov::SriovState { num_vfs: 2, drivers_autoprobe: None };
+        let number = Undo::Sriov { pf, before, eswitch_mode: None };
+        let change = |undo: &[&Undo], released: &[&Undo]| Record {
+            id: 1,
+            user: 0,
+            started: 0,
+            title: String::new(),
+            text: None,
+            steps: Vec::new(),
+            undo: undo.iter().map(|undo| (*undo).clone()).collect(),
+            released: released.iter().map(|undo| undo.object()).collect(),
+            state: State::Committed,
+        };
+        // Without the number a VF is like anything else.
+        assert_eq!(originals(&[change(&[&vf], &[]), change(&[], &[&vf])]), []);
+        let changes = [change(&[&vf, &number], &[]), change(&[], &[&vf]), change(&[], &[&number])];
+        assert_eq!(originals(&changes[..2]), [vf, number]);
+        assert_eq!(originals(&changes), []);
     }
 
     #[test]

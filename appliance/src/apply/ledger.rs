@@ -135,7 +135,10 @@ mod tests {
     fn claim(vm: &str, holder: Holder) -> Claim {
         let before = DriverState { driver: Some("igbvf".into()), driver_override: None };
         let address = "0000:01:10.0".parse().unwrap();
-        Claim { holder: Holder { vm: vm.into(), ..holder }, undo: vec![Undo::Driver { address, before }] }
+        Claim {
+            holder: Holder { vm: vm.into(), ..holder },
+            undo: vec![Undo::Driver { address, pf: None, before }],
+        }
     }
 
     #[test]

@@ -98,7 +98,8 @@ impl Work<'_> {
             Step::Lend(target) => {
                 let address = find(self.sysfs, target)?;
                 let binding = Binding::of(self.sysfs, address)?;
-                self.journal.note(Undo::Driver { address, before: binding.state()? })?;
+                let pf = pf_of(self.sysfs, address);
+                self.journal.note(Undo::Driver { address, pf, before: binding.state()? })?;
                 load_vfio_pci(self.sysfs);
                 Ok(binding.lend()?)
             }
@@ -161,9 +162,12 @@ impl Work<'_> {
                 without_chosen_mac(self.sysfs, *pf, &mut now);
                 self.journal.note(Undo::Vf { pf: *pf, before: now })?;
             }
+            // A VF that has not come back; putting it back says so.
+            Undo::Driver { address, .. } if !self.sysfs.device(*address).exists() => {}
             Undo::Driver { address, .. } => {
                 let before = Binding::of(self.sysfs, *address)?.state()?;
-                self.journal.note(Undo::Driver { address: *address, before })?;
+                let pf = pf_of(self.sysfs, *address);
+                self.journal.note(Undo::Driver { address: *address, pf, before })?;
             }
             Undo::Sriov { pf, .. } => self.note_vfs(*pf)?,
             Undo::Link { name, .. } => self.note_link(name)?,
@@ -189,7 +193,7 @@ impl Work<'_> {
         }
         for (_, address) in function.vfs() {
             let before = Binding::of(self.sysfs, address)?.state()?;
-            self.journal.note_own(Undo::Driver { address, before })?;
+            self.journal.note_own(Undo::Driver { address, pf: Some(pf), before })?;
         }
         let (before, eswitch_mode) = (function.state()?, host::eswitch_mode(pf)?);
         self.journal.note_own(Undo::Sriov { pf, before, eswitch_mode })
@@ -266,6 +270,12 @@ impl Work<'_> {
     }
 }
 
+/// Of a VF, its PF.
+fn pf_of(sysfs: &Sysfs, address: PciAddress) -> Option<PciAddress> {
+    let link = std::fs::read_link(sysfs.device(address).join("physfn")).ok()?;
+    link.file_name()?.to_str()?.parse().ok()
+}
+
 /// A VF as it is to be noted, for the VF at `pf`.
 fn without_chosen_mac(sysfs: &Sysfs, pf: PciAddress, vf: &mut VfState) {
     let vfs = PhysicalFunction::of(sysfs, pf).map(|pf| pf.vfs()).unwrap_or_default();
@@ -316,7 +326,7 @@ mod tests {
 
     fn driver(address: &str) -> Undo {
         let before = DriverState { driver: None, driver_override: None };
-        Undo::Driver { address: at(address), before }
+        Undo::Driver { address: at(address), pf: None, before }
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub enum Undo {
     Driver {
         /// The function.
         address: PciAddress,
+        /// Of a VF its PF: when that has made its VFs anew, this is put back after it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pf: Option<PciAddress>,
         /// Its driver.
         before: DriverState,
     },
@@ -96,11 +99,24 @@ impl Undo {
         }
     }
 
+    /// The PF that it is about, itself or a VF of it.
+    pub fn pf(&self) -> Option<PciAddress> {
+        match self {
+            Self::Vf { pf, .. } | Self::Sriov { pf, .. } => Some(*pf),
+            Self::Driver { pf, .. } => *pf,
+            Self::Link { .. }
+            | Self::Nat { .. }
+            | Self::Dhcp { .. }
+            | Self::Forward { .. }
+            | Self::Hugepages { .. } => None,
+        }
+    }
+
     /// Makes it so again. May be done twice, and where it is so already. What is gone altogether is said and passed over.
     pub fn put_back(&self, host: &Host) -> anyhow::Result<()> {
         let sysfs = &host.sysfs;
         match self {
-            Self::Driver { address, before } => {
+            Self::Driver { address, before, .. } => {
                 // A VF may be gone with its PF's number, or a card with its slot: there is nothing to put back.
                 if !sysfs.device(*address).exists() {
                     tracing::warn!("{address}: it is gone, so its driver cannot be put back");
@@ -185,7 +201,7 @@ impl fmt::Display for Undo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vf { pf, before } => write!(f, "{pf}: VF {} as it was", before.id),
-            Self::Driver { address, before } => {
+            Self::Driver { address, before, .. } => {
                 write!(f, "{address}: driver -> {}", before.driver.as_deref().unwrap_or("none"))
             }
             Self::Sriov { pf, before, .. } => write!(f, "{pf}: num-vfs -> {}", before.num_vfs),

@@ -79,7 +79,7 @@ struct Signals {
 }
 
 /// From now on these signals make the file readable instead of ending us.
-fn catch(signals: &[i32]) -> io::Result<File> {
+pub(super) fn catch(signals: &[i32]) -> io::Result<File> {
     let (came, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     for signal in signals {
         signal_hook::low_level::pipe::register(*signal, writer.try_clone()?)?;

@@ -109,16 +109,19 @@ impl Facts {
     }
 }
 
-/// What config space says about isolation: of the function, what is above it, and its group with what is above them.
-pub(crate) fn isolation(
+/// What config space says about isolation: of the function, its device's other functions, what is above it, and its group with
+/// what is above them.
+pub fn isolation(
     sysfs: &Sysfs,
     inventory: &Inventory,
     address: PciAddress,
 ) -> BTreeMap<PciAddress, Isolation> {
     let members = inventory.group_of(address).into_iter().flat_map(|group| &group.members);
+    let slot = |it: PciAddress| (it.domain, it.bus, it.device);
+    let beside = inventory.functions.keys().copied().filter(|other| slot(*other) == slot(address));
     let mut wanted: Vec<PciAddress> = members
         .map(|member| member.address)
-        .chain([address])
+        .chain(beside)
         .flat_map(|member| from_root(inventory, member))
         .collect();
     wanted.sort_unstable();

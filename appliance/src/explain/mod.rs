@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::inventory::{Function, Names};
-use vfio::isolation::{Cause, Isolation, causes, from_root};
+use vfio::isolation::{Cause, Isolation, causes, from_root, parted_although};
 
-pub(crate) use facts::isolation;
-pub use facts::{Facts, Power};
+pub use facts::{Facts, Power, isolation};
 
 use crate::config::{Config, GroupScope};
 use crate::host::HostState;
@@ -35,6 +34,8 @@ pub struct Explanation {
     pub shares_group_with: Vec<Neighbour>,
     /// Why it shares its group with them.
     pub causes: Vec<SharedBecause>,
+    /// What would join it with others by its registers, though the kernel has parted them.
+    pub parted_although: Vec<Cause>,
     /// Whether a guest can have it now.
     pub verdict: Verdict,
     /// Each reason, the heaviest first.
@@ -137,6 +138,7 @@ pub fn explain(
         from_root: from_root(inventory, address).iter().map(hop).collect(),
         shares_group_with: others.collect(),
         causes: causes.into_iter().map(|(cause, joins)| SharedBecause { cause, joins }).collect(),
+        parted_although: parted_although(inventory, isolation, address),
         verdict: reasons.iter().map(|reason| reason.weight).max().unwrap_or(Verdict::Ready),
         reasons,
     })

@@ -73,14 +73,35 @@ impl Explanation {
             return writeln!(f, "\nNo IOMMU group");
         };
         if self.shares_group_with.is_empty() {
-            return writeln!(f, "\nIOMMU group {number}: it alone");
+            writeln!(f, "\nIOMMU group {number}: it alone")?;
+        } else {
+            writeln!(f, "\nIOMMU group {number}: together with")?;
         }
-        writeln!(f, "\nIOMMU group {number}: together with")?;
         for other in &self.shares_group_with {
             let driver = other.driver.as_deref().unwrap_or("no driver");
             writeln!(f, "  {}  {} ({driver})", other.address, other.name)?;
         }
-        self.causes.iter().try_for_each(|cause| writeln!(f, "  {cause}"))
+        self.causes.iter().try_for_each(|cause| writeln!(f, "  {cause}"))?;
+        self.parted_although.iter().try_for_each(|cause| writeln!(f, "  {}", although(cause)))
+    }
+}
+
+/// The kernel's decision where it contradicts the registers.
+fn although(cause: &Cause) -> String {
+    const KNOWS: &str =
+        "the kernel has parted its group: it knows this device (a quirk), or was told to (pcie_acs_override)";
+    match cause {
+        Cause::Port { port, gap: Gap::Absent } => format!("though {port} has no ACS, {KNOWS}"),
+        Cause::Port { port, gap: Gap::Off } => {
+            format!("though ACS of {port} is not all switched on as far as its registers say, {KNOWS}")
+        }
+        Cause::Port { port, gap: Gap::Conventional } => {
+            format!("though {port} leads to a conventional PCI bus, {KNOWS}")
+        }
+        Cause::Functions(first) => {
+            format!("though the device at {first} has no ACS to keep its functions apart, {KNOWS}")
+        }
+        Cause::Kernel | Cause::Unknown => format!("for a reason that is not known, {KNOWS}"),
     }
 }
 
@@ -105,6 +126,12 @@ impl fmt::Display for SharedBecause {
                 write!(
                     f,
                     "since the device at {first} does not keep its functions apart (no ACS), it is open to {joins}"
+                )
+            }
+            Cause::Kernel => {
+                write!(
+                    f,
+                    "for a reason that no register shows, with {joins}: the kernel knows one of these devices (a quirk, such as a shared requester ID)"
                 )
             }
             Cause::Unknown => {

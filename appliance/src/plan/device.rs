@@ -47,8 +47,17 @@ impl<'a> Planner<'a> {
         members.filter(|member| !member.bridge).map(|member| member.address).collect()
     }
 
-    /// The one function that a device's name means.
+    /// The one function that a device's name means. It is looked for once: every nic of a card asks for it.
     pub(super) fn find(&mut self, name: &str, device: &Device) -> Option<&'a Function> {
+        if let Some(known) = self.found.get(name) {
+            return *known;
+        }
+        let found = self.look_for(name, device);
+        self.found.insert(name.to_owned(), found);
+        found
+    }
+
+    fn look_for(&mut self, name: &str, device: &Device) -> Option<&'a Function> {
         let path = ["devices", name, "match"];
         let host = self.host;
         let fitting: Vec<&Function> = host

@@ -10,7 +10,7 @@ mod tests;
 mod text;
 mod whole;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netconfig::nat::Nat;
@@ -18,8 +18,10 @@ use netconfig::{EswitchMode, LinkSettings, MacAddress, VfAttributes, VfState};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
+use vfio::inventory::Function;
 
 pub use self::adopt::{Trait, candidate, compare, references};
+pub(crate) use self::text::vf_fields;
 use self::text::{changes, vf_changes};
 pub use self::whole::{HostPlan, Planned, release, whole};
 use crate::apply::Undo;
@@ -261,12 +263,15 @@ struct Planner<'a> {
     plan: Plan,
     /// What this plan gives away already.
     taken: BTreeSet<Target>,
+    /// What the names of the file's devices mean, as far as it was asked for.
+    found: BTreeMap<String, Option<&'a Function>>,
     refusals: Vec<Refusal>,
 }
 
 impl<'a> Planner<'a> {
     fn new(config: &'a Config, host: &'a HostState, vm: &'a str) -> Self {
-        Self { config, host, vm, plan: Plan::default(), taken: BTreeSet::new(), refusals: Vec::new() }
+        let (plan, taken, found) = (Plan::default(), BTreeSet::new(), BTreeMap::new());
+        Self { config, host, vm, plan, taken, found, refusals: Vec::new() }
     }
 
     fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {

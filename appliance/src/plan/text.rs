@@ -51,9 +51,21 @@ pub(super) fn changes(from: Option<&LinkSettings>, to: &LinkSettings) -> String 
 
 /// ` trust off -> on, vlan-id -> 100`: what a VF gets.
 pub(super) fn vf_changes(from: Option<&VfState>, to: &VfAttributes) -> String {
-    fn field<T: Display>(name: &str, from: Option<T>, to: Option<T>) -> Option<String> {
+    let field = |(name, from, to): (&str, Option<String>, String)| {
         let from = from.map_or_else(String::new, |from| format!("{from} "));
-        to.map(|to| format!("{name} {from}-> {to}"))
+        format!("{name} {from}-> {to}")
+    };
+    joined(vf_fields(from, to).into_iter().map(field))
+}
+
+/// Each attribute that a VF gets: its name, what it is where that is known, and what it will be.
+pub(crate) fn vf_fields(
+    from: Option<&VfState>,
+    to: &VfAttributes,
+) -> Vec<(&'static str, Option<String>, String)> {
+    type Field = (&'static str, Option<String>, String);
+    fn field<T: Display>(name: &'static str, from: Option<T>, to: Option<T>) -> Option<Field> {
+        to.map(|to| (name, from.map(|from| from.to_string()), to.to_string()))
     }
     let on = |value: bool| if value { "on" } else { "off" };
     let from = from.cloned().unwrap_or_default();
@@ -68,7 +80,7 @@ pub(super) fn vf_changes(from: Option<&VfState>, to: &VfAttributes) -> String {
         field("min-tx-rate", from.min_tx_rate, to.min_tx_rate),
         field("max-tx-rate", from.max_tx_rate, to.max_tx_rate),
     ];
-    joined(fields.into_iter().flatten())
+    fields.into_iter().flatten().collect()
 }
 
 fn joined(fields: impl Iterator<Item = String>) -> String {

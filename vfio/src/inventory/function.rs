@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::PciAddress;
-use crate::sysfs::{Sysfs, link_name, names, number, read_maybe};
+use crate::sysfs::{Folder, Sysfs, number};
 
 /// What sysfs says of one function.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,29 +100,36 @@ pub struct Sriov {
 }
 
 impl Function {
-    /// Reads one; none where it is gone.
+    /// Reads one; none where it is gone. The index of a VF is its PF's to say.
     pub(super) fn read(sysfs: &Sysfs, address: PciAddress) -> Option<Self> {
-        let folder = sysfs.device(address);
-        let text = |name: &str| read_maybe(&folder.join(name));
-        let value = |name: &str| number(&text(name)?);
-        let small = |name: &str| u16::try_from(value(name)?).ok();
-        let steps = from_root(&folder);
-        let physical_function = link_name(&folder.join("physfn")).and_then(|name| name.parse().ok());
-        let driver_override = text("driver_override").filter(|text| !text.is_empty() && text != "(null)");
+        let path = sysfs.device(address);
+        let folder = Folder::open(&path)?;
+        let text = |name: &str| folder.text(name);
+        let small = |name: &str| u16::try_from(number(&text(name)?)?).ok();
+        let ids = Ids::of(&text("uevent").unwrap_or_default());
+        let steps = from_root(&path, address);
         let (interfaces, block_devices) = below(&folder);
         Some(Self {
             address,
             path: path_from_root(&steps),
             parent: steps.iter().rev().nth(1).copied(),
-            vendor: small("vendor")?,
-            device: small("device")?,
-            subsystem_vendor: small("subsystem_vendor").unwrap_or(0),
-            subsystem_device: small("subsystem_device").unwrap_or(0),
-            class: u32::try_from(value("class")?).ok()?,
-            revision: value("revision").and_then(|value| u8::try_from(value).ok()).unwrap_or(0),
-            driver: link_name(&folder.join("driver")),
-            driver_override,
-            iommu_group: link_name(&folder.join("iommu_group")).and_then(|name| name.parse().ok()),
+            vendor: ids.device.map(|ids| ids.0).or_else(|| small("vendor"))?,
+            device: ids.device.map(|ids| ids.1).or_else(|| small("device"))?,
+            subsystem_vendor: ids
+                .subsystem
+                .map(|ids| ids.0)
+                .or_else(|| small("subsystem_vendor"))
+                .unwrap_or(0),
+            subsystem_device: ids
+                .subsystem
+                .map(|ids| ids.1)
+                .or_else(|| small("subsystem_device"))
+                .unwrap_or(0),
+            class: ids.class.or_else(|| u32::try_from(number(&text("class")?)?).ok())?,
+            revision: text("revision").and_then(|text| u8::try_from(number(&text)?).ok()).unwrap_or(0),
+            driver: folder.link_name("driver"),
+            driver_override: text("driver_override").filter(|text| !text.is_empty() && text != "(null)"),
+            iommu_group: folder.link_name("iommu_group").and_then(|name| name.parse().ok()),
             // -1 where the firmware does not say.
             numa_node: text("numa_node").and_then(|text| text.parse().ok()),
             reset_methods: text("reset_method")
@@ -133,8 +140,8 @@ impl Function {
             bars: text("resource").map(|text| bars(&text)).unwrap_or_default(),
             link: link(&folder),
             sriov: sriov(&folder),
-            vf_index: physical_function.and_then(|pf| vf_index(sysfs, pf, address)),
-            physical_function,
+            physical_function: folder.link_name("physfn").and_then(|name| name.parse().ok()),
+            vf_index: None,
             interfaces,
             block_devices,
         })
@@ -172,9 +179,37 @@ fn bars(text: &str) -> Vec<Bar> {
     text.lines().take(7).enumerate().filter_map(bar).collect()
 }
 
+/// What `uevent` says of a function (`pci_uevent` in the kernel): five attributes in one, of VFs too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ids {
+    class: Option<u32>,
+    device: Option<(u16, u16)>,
+    subsystem: Option<(u16, u16)>,
+}
+
+impl Ids {
+    fn of(text: &str) -> Self {
+        let pair = |text: &str| {
+            let (vendor, device) = text.split_once(':')?;
+            Some((u16::from_str_radix(vendor, 16).ok()?, u16::from_str_radix(device, 16).ok()?))
+        };
+        let mut ids = Self::default();
+        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            match key {
+                "PCI_CLASS" => ids.class = u32::from_str_radix(value, 16).ok(),
+                "PCI_ID" => ids.device = pair(value),
+                "PCI_SUBSYS_ID" => ids.subsystem = pair(value),
+                _ => {}
+            }
+        }
+        ids
+    }
+}
+
 /// Bridges and the function, from where the kernel keeps it: `.../pci0000:00/0000:00:01.0/0000:01:00.0`.
-fn from_root(folder: &Path) -> Vec<PciAddress> {
-    let Ok(real) = std::fs::canonicalize(folder) else { return Vec::new() };
+fn from_root(folder: &Path, address: PciAddress) -> Vec<PciAddress> {
+    // In a tree that somebody made by hand the folder may be no link.
+    let Ok(real) = std::fs::read_link(folder) else { return vec![address] };
     real.iter().filter_map(|part| part.to_str()?.parse().ok()).collect()
 }
 
@@ -185,21 +220,20 @@ fn path_from_root(steps: &[PciAddress]) -> Option<String> {
     Some(rest.iter().fold(root, |path, step| format!("{path}/{:02x}.{:x}", step.device, step.function)))
 }
 
-fn link(folder: &Path) -> Option<LinkState> {
-    let text = |name: &str| read_maybe(&folder.join(name));
-    let lanes = |name: &str| text(name)?.parse().ok();
+fn link(folder: &Folder) -> Option<LinkState> {
+    let lanes = |name: &str| folder.text(name)?.parse().ok();
     Some(LinkState {
-        speed: text("current_link_speed")?,
+        speed: folder.text("current_link_speed")?,
         width: lanes("current_link_width")?,
-        max_speed: text("max_link_speed")?,
+        max_speed: folder.text("max_link_speed")?,
         max_width: lanes("max_link_width")?,
     })
 }
 
-fn sriov(folder: &Path) -> Option<Sriov> {
-    let value = |name: &str| read_maybe(&folder.join(name))?.parse::<u16>().ok();
+fn sriov(folder: &Folder) -> Option<Sriov> {
+    let value = |name: &str| folder.text(name)?.parse::<u16>().ok();
     let total_vfs = value("sriov_totalvfs").filter(|total| *total > 0)?;
-    let vf = |index| link_name(&folder.join(format!("virtfn{index}")))?.parse().ok();
+    let vf = |index| folder.link_name(&format!("virtfn{index}"))?.parse().ok();
     Some(Sriov {
         total_vfs,
         num_vfs: value("sriov_numvfs").unwrap_or(0),
@@ -207,39 +241,33 @@ fn sriov(folder: &Path) -> Option<Sriov> {
     })
 }
 
-fn vf_index(sysfs: &Sysfs, pf: PciAddress, vf: PciAddress) -> Option<u16> {
-    let folder = sysfs.device(pf);
-    let name = vf.to_string();
-    (0..u16::MAX)
-        .map_while(|index| Some((index, link_name(&folder.join(format!("virtfn{index}")))?)))
-        .find(|(_, link)| *link == name)
-        .map(|(index, _)| index)
-}
+/// Folders of every function that have neither interfaces nor disks below them.
+const BARREN: [&str; 3] = ["power", "msi_irqs", "link"];
 
 /// Network interfaces, those of the function itself first, and block devices. Both may sit a few folders down: `net/eth0`,
 /// `virtio2/net/eth0`, `usb1/1-1/1-1:1.0/net/usb0`; `nvme/nvme0/nvme0n1`, `ata1/host0/target.../block/sda`.
-fn below(folder: &Path) -> (Vec<String>, Vec<String>) {
+fn below(folder: &Folder) -> (Vec<String>, Vec<String>) {
     let (mut interfaces, mut disks) = (Vec::new(), Vec::new());
-    let mut left = vec![(folder.to_owned(), 0)];
-    while let Some((at, depth)) = left.pop() {
-        for name in names(&at) {
-            let below = at.join(&name);
-            let real = below.symlink_metadata().is_ok_and(|data| data.is_dir());
-            if !real || depth >= 6 || name.parse::<PciAddress>().is_ok() {
-                continue;
-            }
-            if name == "net" {
-                interfaces.extend(names(&below).into_iter().map(|interface| (depth, interface)));
-            } else if below.join("queue").is_dir() && below.join("size").exists() {
-                disks.push(head(&name).unwrap_or(name));
-            } else {
-                left.push((below, depth + 1));
-            }
-        }
-    }
+    collect(folder, 0, &mut interfaces, &mut disks);
     interfaces.sort_unstable();
     disks.sort_unstable();
     (interfaces.into_iter().map(|(_, interface)| interface).collect(), disks)
+}
+
+fn collect(folder: &Folder, depth: u8, interfaces: &mut Vec<(u8, String)>, disks: &mut Vec<String>) {
+    for name in folder.folders() {
+        if depth >= 6 || BARREN.contains(&name) || name.parse::<PciAddress>().is_ok() {
+            continue;
+        }
+        let Some(below) = folder.folder(name) else { continue };
+        if name == "net" {
+            interfaces.extend(below.folders().map(|interface| (depth, interface.to_owned())));
+        } else if below.has("queue") && below.has("size") {
+            disks.push(head(name).unwrap_or_else(|| name.to_owned()));
+        } else {
+            collect(&below, depth.saturating_add(1), interfaces, disks);
+        }
+    }
 }
 
 /// A path of a disk to the disk: with multipath NVMe `nvme0c1n2`, which is hidden, is one way to `nvme0n2`, and only that is

@@ -33,15 +33,16 @@ impl Inventory {
     /// Reads all of it. A function that vanishes while it is read is left out; attributes that an older kernel does not have are
     /// absent.
     pub fn scan(sysfs: &Sysfs) -> Self {
-        let addresses =
-            entries(&sysfs.path("bus/pci/devices")).into_iter().filter_map(|name| name.parse().ok());
-        let functions: BTreeMap<PciAddress, Function> =
-            addresses.filter_map(|address| Some((address, Function::read(sysfs, address)?))).collect();
-        Self::of(functions, IommuState::read(sysfs))
+        let addresses: Vec<PciAddress> = entries(&sysfs.path("bus/pci/devices"))
+            .into_iter()
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        Self::of(read(sysfs, &addresses), IommuState::read(sysfs))
     }
 
     /// Of functions that are known, each of which knows its group.
-    pub fn of(functions: BTreeMap<PciAddress, Function>, iommu: IommuState) -> Self {
+    pub fn of(mut functions: BTreeMap<PciAddress, Function>, iommu: IommuState) -> Self {
+        number_vfs(&mut functions);
         let mut groups = BTreeMap::<u32, Group>::new();
         for function in functions.values() {
             if let Some(number) = function.iommu_group {
@@ -59,6 +60,46 @@ impl Inventory {
     /// The IOMMU group of a function.
     pub fn group_of(&self, address: PciAddress) -> Option<&Group> {
         self.groups.get(&self.function(address)?.iommu_group?)
+    }
+}
+
+/// From so many functions on they are read by several threads: fewer are read before those have started.
+const MANY: usize = 128;
+/// Reading is the kernel's work, a few processors' at most: it has locks of its own.
+const MOST_THREADS: usize = 4;
+
+fn read(sysfs: &Sysfs, addresses: &[PciAddress]) -> BTreeMap<PciAddress, Function> {
+    let read = |addresses: &[PciAddress]| -> Vec<Function> {
+        addresses.iter().filter_map(|address| Function::read(sysfs, *address)).collect()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let found = if threads < 2 || addresses.len() < MANY {
+        read(addresses)
+    } else {
+        let parts = addresses.chunks(addresses.len().div_ceil(threads));
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = parts.map(|part| (part, scope.spawn(move || read(part)))).collect();
+            // One that could not do it is no reason to leave its part out.
+            readers
+                .into_iter()
+                .flat_map(|(part, reader)| reader.join().unwrap_or_else(|_| read(part)))
+                .collect()
+        })
+    };
+    found.into_iter().map(|function| (function.address, function)).collect()
+}
+
+/// Tells each VF that was read which of its PF's it is.
+fn number_vfs(functions: &mut BTreeMap<PciAddress, Function>) {
+    let numbered: Vec<(PciAddress, u16)> = functions
+        .values()
+        .filter_map(|function| function.sriov.as_ref())
+        .flat_map(|sriov| sriov.vfs.iter().copied().zip(0..))
+        .collect();
+    for (address, index) in numbered {
+        if let Some(vf) = functions.get_mut(&address) {
+            vf.vf_index = Some(index);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod apply;
 mod history;
 mod plan;
 mod status;
+mod watch;
 
 pub(super) use apply::{ApplyArguments, ConfirmArguments, apply, confirm, rollback};
 pub(super) use history::{HistoryArguments, history};

@@ -1,8 +1,11 @@
 //! `throughway status`.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
+use super::watch::watch;
 use super::{Failure, Place, ended};
 use crate::apply::{self, State};
 use crate::cli::StateDir;
@@ -13,12 +16,21 @@ use crate::plan::{HostPlan, Step, whole};
 
 #[derive(Args)]
 pub(in crate::cli) struct StatusArguments {
-    /// As JSON.
+    /// As JSON; with --watch an object a line.
     #[arg(long)]
     json: bool,
+    /// Go on, and say each field that differs as it does, and when it is as it should be again, until a signal.
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: how often to look for what the kernel does not tell of, such as huge pages.
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
     #[command(flatten)]
     state: StateDir,
 }
+
+/// A file that asks for nothing.
+pub(super) const NO_FILE: &str = "version: 1\n";
 
 /// What `status --json` prints.
 #[derive(Serialize)]
@@ -31,6 +43,10 @@ struct Status<'a> {
 }
 
 pub(in crate::cli) fn status(arguments: &StatusArguments) -> Exit {
+    if arguments.watch {
+        let every = Duration::from_secs(arguments.every);
+        return ended(watch(&Place::at(&arguments.state), every, arguments.json));
+    }
     ended(try_status(arguments))
 }
 
@@ -44,10 +60,12 @@ fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
         .map(|record| record.id)
         .collect();
     let current = apply::current(&records);
-    let plan = match current.and_then(|current| current.text.as_deref()) {
+    let plan = match current {
         None => HostPlan::default(),
-        Some(text) => {
-            let document = config::Document { name: "the file that was applied".into(), text: text.into() };
+        Some(current) => {
+            // A change that went back to before any file asks for nothing.
+            let text = current.text.clone().unwrap_or_else(|| NO_FILE.to_owned());
+            let document = config::Document { name: "the file that was applied".into(), text };
             let config = config::load(&document).map_err(Failure::Input)?;
             let host = place.read(&config)?;
             whole(&config, &host, &apply::originals(&records)).map_err(|refusals| {

@@ -130,7 +130,7 @@ fn seen(name: &str, address: &str) -> Seen {
 
 fn driver(address: &str) -> Undo {
     let before = DriverState { driver: Some("nouveau".into()), driver_override: None };
-    Undo::Driver { address: address.parse().unwrap(), before }
+    Undo::Driver { address: address.parse().unwrap(), pf: None, before }
 }
 
 #[test]

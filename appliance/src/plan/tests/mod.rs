@@ -4,6 +4,7 @@ mod host;
 mod pools;
 mod properties;
 mod refusals;
+mod rounds;
 mod whole;
 
 use host::{PF, at, host, vf};

@@ -1,11 +1,7 @@
-//! The whole file: what it comes to, and what holds for every one.
-
-use std::fmt::Write;
-
-use proptest::prelude::*;
+//! The whole file: what it comes to.
 
 use super::super::{HostPlan, whole};
-use super::host::{after, hold, host, originals, vf};
+use super::host::{after, carry_out, hold, host, vf};
 use super::{PF, Refusal, guest};
 use crate::config::{Config, Document, load};
 use crate::host::HostState;
@@ -93,74 +89,11 @@ fn the_way_to_the_box_is_marked_and_never_given_away() {
 fn what_the_file_forgets_goes_back_to_what_it_was() {
     let before = host(0);
     let first = whole(&config(&format!("{}host: {{hugepages: {{2MiB: 8}}}}\nnetworks: {{br0: {{type: bridge, ports: {{eth2: {{}}}}}}}}\n", card(3))), &before, &[]).unwrap();
-    let then = after(first.steps.iter().map(|planned| &planned.step), before.clone());
-    let kept = originals(&first.steps, &before);
+    let (then, kept) = carry_out(first.steps.iter().map(|planned| &planned.step), before.clone());
     let back = whole(&config(""), &then, &kept).unwrap();
     let again = after(back.steps.iter().map(|planned| &planned.step), then);
     assert_eq!(again.links, before.links);
     assert_eq!(again.hugepages, before.hugepages);
     assert_eq!(again.inventory.functions[&PF.parse().unwrap()].sriov.as_ref().unwrap().num_vfs, 0);
     assert!(whole(&config(""), &again, &kept).unwrap().is_empty());
-}
-
-prop_compose! {
-    /// A file with some of everything.
-    fn any_file()(
-        vfs in proptest::option::of(0_u16..=7),
-        trusted in any::<bool>(),
-        autoprobe in any::<bool>(),
-        pages in proptest::option::of(0_u64..100),
-        bridge in proptest::option::of((any::<bool>(), 68_u32..9000, 0_usize..3, any::<bool>(), any::<bool>())),
-        vlan in proptest::option::of(1_u16..4095),
-        nat in proptest::option::of(any::<bool>()),
-        named in proptest::option::of(0_u16..3),
-    ) -> String {
-        let mut text = String::new();
-        if let Some(vfs) = vfs {
-            write!(text, "devices:\n  lan: {{match: {{address: \"{PF}\"}}}}\nsriov:\n  lan: {{num-vfs: {vfs}, drivers-autoprobe: {autoprobe}, vf-defaults: {{trust: {trusted}, vlan-id: 7}}}}\n").unwrap();
-            if let Some(vf) = named.filter(|vf| *vf < vfs) {
-                write!(text, "vms:\n{}", guest("a", &format!("nics: {{n: {{pf: lan, vf: {vf}}}}}"))).unwrap();
-            }
-        }
-        if let Some(pages) = pages {
-            writeln!(text, "host: {{hugepages: {{2MiB: {pages}}}}}").unwrap();
-        }
-        if bridge.is_some() || vlan.is_some() || nat.is_some() {
-            text.push_str("networks:\n");
-        }
-        if let Some((filtering, mtu, port, asks, guests)) = bridge {
-            let port = ["", ", ports: {eth2: {}}", ", ports: {eth1: {}}"][port];
-            let guests = if guests { ", guest-macs: [\"52:54:00:00:05:02\"]" } else { "" };
-            writeln!(text, "  br0: {{type: bridge, vlan-filtering: {filtering}, mtu: {mtu}, dhcp4: {asks}{port}{guests}}}").unwrap();
-        }
-        if let Some(isolated) = nat {
-            writeln!(text, "  n: {{type: nat, addresses: [10.7.0.1/24], isolated: {isolated}}}").unwrap();
-        }
-        if let Some(id) = vlan {
-            writeln!(text, "  v: {{type: vlan, base-iface: eth0, id: {id}, addresses: [10.1.0.1/24]}}").unwrap();
-        }
-        text
-    }
-}
-
-proptest! {
-    /// A plan that is done leaves nothing to do, whatever was there before.
-    #[test]
-    fn planning_again_is_empty(there in 0_u16..=7, first in any_file(), second in any_file()) {
-        let mut now = host(there);
-        let mut kept = Vec::new();
-        for text in [first, second] {
-            let config = config(&text);
-            let plan = whole(&config, &now, &kept).unwrap();
-            prop_assert_eq!(&plan, &whole(&config, &now, &kept).unwrap());
-            for undo in originals(&plan.steps, &now) {
-                if !kept.iter().any(|other: &crate::apply::Undo| other.object() == undo.object()) {
-                    kept.push(undo);
-                }
-            }
-            now = after(plan.steps.iter().map(|planned| &planned.step), now);
-            let left = whole(&config, &now, &kept).unwrap();
-            prop_assert!(left.is_empty(), "{:?}", steps(&left));
-        }
-    }
 }

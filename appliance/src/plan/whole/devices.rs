@@ -31,6 +31,7 @@ impl Whole<'_> {
                     continue;
                 }
                 self.guard(&path, &functions);
+                self.has_no_vfs(&path, &functions);
                 self.planner.give(&path, function.address, device.group);
                 for address in functions {
                     let blast = self.blast_of_lending(address);
@@ -51,6 +52,19 @@ impl Whole<'_> {
                 let blast = address.map(|address| self.blast_of_lending(address)).unwrap_or_default();
                 self.step(Step::Lend(target), blast);
             }
+        }
+    }
+
+    /// A card goes away whole, or the file has VFs of it.
+    fn has_no_vfs(&mut self, path: &[&str], functions: &[PciAddress]) {
+        let wanted = self.pfs().into_iter().filter(|(_, (_, sriov))| sriov.num_vfs > 0);
+        for (address, (name, sriov)) in wanted.filter(|(address, _)| functions.contains(address)) {
+            let message = format!(
+                "{address} is to have {} virtual functions (`sriov.{name}`), which would vanish with it",
+                sriov.num_vfs
+            );
+            let help = Some("give VFs of it as nics, or take it out of `sriov`");
+            self.planner.refuse(path, message, help);
         }
     }
 

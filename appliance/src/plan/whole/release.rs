@@ -6,6 +6,7 @@ use netconfig::LinkSettings;
 use netconfig::merge::merge;
 use netconfig::section::NetworkType;
 use vfio::PciAddress;
+use vfio::bind::VFIO_PCI;
 
 use super::Whole;
 use crate::apply::{Undo, backwards};
@@ -21,6 +22,8 @@ impl<'a> Whole<'a> {
         let wanted = merge(&config.networks, &host.links).unwrap_or_default();
         let lent = self.lent();
         let told = self.told();
+        // PFs whose VFs are made anew by what was planned so far, and how many: VFs and their drivers come after them.
+        let mut remade = BTreeMap::new();
         for undo in backwards(originals) {
             let named = match undo {
                 Undo::Hugepages { size, .. } => config.host.hugepages.contains_key(size),
@@ -40,6 +43,7 @@ impl<'a> Whole<'a> {
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => named_pfs.contains_key(pf),
                 Undo::Driver { address, .. } => {
                     lent.iter().any(|target| self.address(target) == Some(*address))
+                        || self.is_of_drivers(*address, &named_pfs)
                 }
             };
             let gone = match undo {
@@ -48,7 +52,8 @@ impl<'a> Whole<'a> {
                 Undo::Forward { link, .. } => !host.links.contains_key(link),
                 Undo::Link { .. } | Undo::Nat { .. } | Undo::Dhcp { .. } | Undo::Hugepages { .. } => false,
             };
-            if named || gone || host.is(undo) {
+            let anew = Self::comes_anew(undo, &remade);
+            if named || !anew && (gone || host.is(undo)) {
                 continue;
             }
             if let Some(why) = self.in_use(undo) {
@@ -59,8 +64,31 @@ impl<'a> Whole<'a> {
                 );
                 continue;
             }
+            if let Undo::Sriov { pf, before, .. } = undo
+                && self.is_remade(undo)
+            {
+                remade.insert(*pf, before.num_vfs);
+            }
             let blast = self.blast_of_release(undo);
             self.step(Step::Release(undo.clone()), blast);
+        }
+    }
+
+    /// Putting this back makes the VFs of a PF anew.
+    fn is_remade(&self, undo: &Undo) -> bool {
+        let Undo::Sriov { pf, before, eswitch_mode } = undo else { return false };
+        let host = self.planner.host;
+        let sriov = host.inventory.function(*pf).and_then(|pf| pf.sriov.as_ref());
+        let mode = host.pfs.get(pf).and_then(|settings| settings.eswitch_mode);
+        sriov.is_some_and(|sriov| sriov.num_vfs != before.num_vfs) || mode != *eswitch_mode
+    }
+
+    /// A VF, or its driver, that will be as new once its PF's VFs are made anew, whatever it is now.
+    fn comes_anew(undo: &Undo, remade: &BTreeMap<PciAddress, u16>) -> bool {
+        match undo {
+            Undo::Vf { pf, before } => remade.get(pf).is_some_and(|vfs| before.id < u32::from(*vfs)),
+            Undo::Driver { pf: Some(pf), .. } => remade.contains_key(pf),
+            _ => false,
         }
     }
 
@@ -80,6 +108,21 @@ impl<'a> Whole<'a> {
     fn is_of_pf(&self, name: &str, pfs: &BTreeMap<PciAddress, (&'a str, &'a Sriov)>) -> bool {
         let functions = pfs.keys().filter_map(|pf| self.planner.host.inventory.function(*pf));
         functions.flat_map(|function| &function.interfaces).any(|interface| interface == name)
+    }
+
+    /// A VF of a PF that the file names, and not lent: drivers take it or not, as `drivers-autoprobe` says. One that is lent stays so
+    /// where it is about to go with all others: how it was is still to be known when they come back.
+    fn is_of_drivers(&self, address: PciAddress, pfs: &BTreeMap<PciAddress, (&'a str, &'a Sriov)>) -> bool {
+        let host = self.planner.host;
+        let Some(function) = host.inventory.function(address) else { return false };
+        let named = function.physical_function.and_then(|pf| Some((pf, pfs.get(&pf)?.1)));
+        named.is_some_and(|(pf, wanted)| {
+            let now = host.inventory.function(pf).and_then(|pf| Some(pf.sriov.as_ref()?.num_vfs));
+            let mode = host.pfs.get(&pf).and_then(|settings| settings.eswitch_mode);
+            function.driver.as_deref() != Some(VFIO_PCI)
+                || now != Some(wanted.num_vfs)
+                || wanted.eswitch_mode.is_some_and(|wanted| mode != Some(wanted))
+        })
     }
 
     /// A guest that holds what would be put back.
