@@ -46,7 +46,7 @@ check "the VF reaches the box" retry 20 in_ns vf ping -c 1 -W 1 10.5.0.1
 vf1_before=$(vf_line 1)
 throughway plan "$LAB_OUT/told.yaml" >"$LAB_OUT/plan" 2>&1
 is "there is something to do" "$?" 2
-like "the plan says what the card is told" "$(cat "$LAB_OUT/plan")" "$link: fdb [+]$GUEST [(]guests on br5, for VFs of $link[)]"
+like "the plan says what the card is told" "$(cat "$LAB_OUT/plan")" "$link: fdb [+]$GUEST [(]on br5, for VFs of $link[)]"
 throughway apply "$LAB_OUT/told.yaml" >"$LAB_OUT/told.out" 2>&1
 is "it is applied" "$?" 0 || bail "without it nothing follows" "$(tail -n 3 "$LAB_OUT/told.out")"
 like "bridge sees it" "$(bridge fdb show dev "$link" self)" "$GUEST.* self permanent"
