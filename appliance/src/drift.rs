@@ -208,6 +208,8 @@ fn of_undo(undo: &Undo, host: &HostState) -> Vec<Drift> {
                 now.unwrap_or("none"),
             )]
         }
+        // They follow addresses, and are never a wish of their own.
+        Undo::Routes { .. } => Vec::new(),
         Undo::Nat { name, before } => of_nat(name, before.is_some(), host),
         Undo::Dhcp { name, before } => vec![of_dhcp(name, *before)],
         Undo::Forward { link, mac, before } => vec![of_forward(link, *mac, *before)],

@@ -1,5 +1,7 @@
 //! The host at one moment: what a plan is made from.
 
+pub(crate) mod session;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use netconfig::blocking::with_network;
 use netconfig::devlink::{self, Eswitch};
 use netconfig::dhcp::DhcpTool;
 use netconfig::nat::Nat;
-use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, VfState};
+use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, Owner, VfState, owner};
 use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
 use vfio::inventory::{Function, Inventory, serials};
@@ -47,7 +49,7 @@ pub struct HostState {
     pub pfs: BTreeMap<PciAddress, PfSettings>,
     /// What makes bridges NAT networks, by the bridge's name.
     pub nats: BTreeMap<String, Nat>,
-    /// What of NAT networks is not as it was made, by the bridge's name; such a one is not among `nats`.
+    /// What of NAT networks is not as it was made, by the bridge's name; such a one is among `nats` too.
     pub nat_differences: BTreeMap<String, Vec<Difference>>,
     /// Addresses that links are told to take beside their own (`bridge fdb show self`).
     pub forwarded: BTreeMap<String, BTreeSet<MacAddress>>,
@@ -57,6 +59,10 @@ pub struct HostState {
     pub hugepages: BTreeMap<u64, u64>,
     /// The address of this box that the person at the keyboard came in by, when it was over the network.
     pub session: Option<IpAddr>,
+    /// The links that this person's packets come in and leave by: that of the scope, and the way back.
+    pub session_links: BTreeSet<String>,
+    /// Who else keeps a link as his own files say.
+    pub owners: BTreeMap<String, Owner>,
 }
 
 /// What is burnt into a device and told by its own driver only.
@@ -102,6 +108,21 @@ impl HostState {
             host.read_macs(sysfs)?;
         }
         Ok(host)
+    }
+
+    /// Reads links too, and how the administrator comes in by them.
+    pub fn read_links(&mut self) -> anyhow::Result<()> {
+        self.links = with_network(async |network| network.settings().await)?;
+        self.read_session()
+    }
+
+    fn read_session(&mut self) -> anyhow::Result<()> {
+        if let Some(session) = session::Session::current() {
+            self.session_links = session.links();
+            self.session = Some(session.own);
+        }
+        self.owners = owners(Path::new("/"))?;
+        Ok(())
     }
 
     /// Interfaces' MAC addresses, and VFs, which have one each.
@@ -190,22 +211,18 @@ impl HostState {
             host.pfs.insert(pf, PfSettings { drivers_autoprobe, eswitch_mode: eswitch_mode(pf)? });
         }
         for (name, nat) in place.nats.settings()? {
-            // One that is not as it was made is none: it is made again.
             let differences = place.nats.differences(&name, Some(&nat))?;
-            if differences.is_empty() {
-                host.nats.insert(name, nat);
-            } else {
-                host.nat_differences.insert(name, differences);
+            if !differences.is_empty() {
+                host.nat_differences.insert(name.clone(), differences);
             }
+            host.nats.insert(name, nat);
         }
         let running = place.dhcp.links().context("Reading which DHCP clients run")?;
         host.dhcp = DhcpState { client: place.dhcp.client(), running };
         let sys = Path::new("/sys");
         let sizes = [0x20_0000, 0x4000_0000].into_iter().filter(|size| hugepage_folder(sys, *size).is_dir());
         host.hugepages = sizes.map(|size| (size, huge_pages(sys, size))).collect();
-        // sshd(8): client address and port, then server address and port.
-        let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
-        host.session = connection.split_whitespace().nth(2).and_then(|address| address.parse().ok());
+        host.read_session()?;
         Ok(host)
     }
 
@@ -214,7 +231,11 @@ impl HostState {
         match undo {
             Undo::Hugepages { size, before } => self.hugepages.get(&size.0).is_none_or(|now| now == before),
             Undo::Link { name, before } => self.links.get(name) == before.as_deref(),
-            Undo::Nat { name, before } => self.nats.get(name) == before.as_deref(),
+            Undo::Nat { name, before } => {
+                self.nats.get(name) == before.as_deref() && !self.nat_differences.contains_key(name)
+            }
+            // Put back with the links, and never a wish of its own.
+            Undo::Routes { .. } => true,
             Undo::Forward { link, mac, before } => {
                 self.forwarded.get(link).is_some_and(|told| told.contains(mac)) == *before
             }
@@ -293,6 +314,14 @@ pub fn without_chosen_mac(sysfs: &Sysfs, address: PciAddress, vf: &mut VfState) 
     if chosen.any(|mac: MacAddress| vf.mac_address == Some(mac)) {
         vf.mac_address = Some(MacAddress([0; 6]));
     }
+}
+
+/// Who else keeps each link; `root` is `/`.
+pub fn owners(root: &Path) -> anyhow::Result<BTreeMap<String, Owner>> {
+    let links = with_network(async |network| network.links().await)?;
+    let owned =
+        |link: netconfig::Link| Some((link.name.clone(), owner::owner(root, &link.name, link.index)?));
+    Ok(links.into_iter().filter_map(owned).collect())
 }
 
 /// How a PF's switch is run; none where its driver does not say.

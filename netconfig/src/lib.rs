@@ -16,6 +16,7 @@ mod network;
 pub mod owner;
 mod realize;
 mod refusal;
+pub mod routes;
 pub mod section;
 pub mod settings;
 mod snapshot;
@@ -23,13 +24,16 @@ mod tap;
 mod tool;
 pub mod vf;
 pub mod watch;
+mod way;
 
 pub use difference::{Difference, differences};
 pub use link::Link;
 pub use mac::MacAddress;
 pub use nat::{DhcpRange, Nat, NatError, Nats};
 pub use network::{Error, Network};
+pub use owner::Owner;
 pub use refusal::Refusal;
+pub use routes::KeptRoute;
 pub use settings::{
     Address, Bond, BondMode, Bridge, EswitchMode, LinkKind, LinkSettings, MacvtapMode, VlanMembership,
 };

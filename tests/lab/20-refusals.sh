@@ -60,7 +60,7 @@ refused "a root port" "is a bridge"
 ip addr add 10.8.0.1/24 dev "$link"
 ip route add default via 10.8.0.254 dev "$link"
 whole "$card"
-refused "the way out of the box" "error: $card is in use by the host: the default route leaves by $link"
+refused "the way out of the box" "error: $card is the way to this box: $link"
 ip route del default
 ip addr del 10.8.0.1/24 dev "$link"
 ip link add br0 type bridge

@@ -50,7 +50,7 @@ pub(crate) fn unprivileged(name: &str, prepare: impl FnOnce(), body: impl FnOnce
 }
 
 /// Runs this program again for one test, which must be run and pass.
-fn again(command: &mut Command, name: &str) {
+pub(crate) fn again(command: &mut Command, name: &str) {
     let output = command.args(["--exact", name, "--nocapture"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     // A name that no test has would pass, too.
@@ -60,7 +60,7 @@ fn again(command: &mut Command, name: &str) {
 
 pub(crate) fn required() -> bool {
     let required = std::env::var("REQUIRE").unwrap_or_default();
-    required.split(',').any(|suite| matches!(suite.trim(), "netns" | "all"))
+    required.split(',').any(|suite| matches!(suite.trim(), "netns" | "host" | "all"))
 }
 
 fn this_program() -> std::path::PathBuf {

@@ -101,6 +101,14 @@ impl History {
         made.and_then(|()| keep(&path, record)).with_context(|| format!("Writing {}", path.display()))
     }
 
+    /// A change holds from here on.
+    pub(crate) fn commit(&self, mut record: Record) -> anyhow::Result<()> {
+        record.state = State::Committed;
+        self.write(&record)?;
+        self.forget_confirmation(record.id);
+        Ok(())
+    }
+
     /// Somebody says that he still comes in.
     pub fn confirm(&self, id: u64) -> anyhow::Result<()> {
         let path = self.confirmation(id);
@@ -135,7 +143,8 @@ pub fn originals(records: &[Record]) -> Vec<Undo> {
     let mut first = BTreeMap::<String, (usize, Undo)>::new();
     let mut count = 0;
     for record in records.iter().filter(|record| record.state == State::Committed) {
-        for undo in &record.undo {
+        // Routes follow addresses, and are never a wish of their own.
+        for undo in record.undo.iter().filter(|undo| !matches!(undo, Undo::Routes { .. })) {
             first.entry(undo.object()).or_insert_with(|| (count, undo.clone()));
             count += 1;
         }
@@ -155,6 +164,17 @@ pub fn originals(records: &[Record]) -> Vec<Undo> {
     ordered.into_iter().map(|(_, undo)| undo).collect()
 }
 
+/// The changes as they will be once the one that waits is confirmed: what the host was made last.
+pub fn as_done(records: &[Record]) -> Vec<Record> {
+    let mut records = records.to_vec();
+    for record in &mut records {
+        if matches!(&record.state, State::Waiting { holder, .. } if holder.is_alive()) {
+            record.state = State::Committed;
+        }
+    }
+    records
+}
+
 /// A PF's own number of VFs is among them.
 fn owns(first: &BTreeMap<String, (usize, Undo)>, pf: PciAddress) -> bool {
     first.values().any(|(_, undo)| matches!(undo, Undo::Sriov { pf: of, .. } if *of == pf))
@@ -166,7 +186,7 @@ pub fn current(records: &[Record]) -> Option<&Record> {
 }
 
 /// Seconds since 1970.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

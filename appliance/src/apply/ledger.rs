@@ -1,7 +1,7 @@
 //! The claims of all guests, on disk: a file each, written before anything is changed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -29,12 +29,28 @@ impl Ledger {
 
     /// Waits until nobody else changes the host.
     pub fn lock(&self) -> anyhow::Result<Lock> {
+        let (file, path) = self.open_lock()?;
+        file.lock().with_context(|| format!("Locking {}", path.display()))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// The lock, where nobody else changes the host now.
+    pub(super) fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
+        let (file, path) = self.open_lock()?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("Locking {}", path.display()))
+            }
+        }
+    }
+
+    fn open_lock(&self) -> anyhow::Result<(File, PathBuf)> {
         self.make_folder()?;
         let path = self.folder.join(".lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(|error| failed("Opening", &path, error))?;
-        file.lock().with_context(|| format!("Locking {}", path.display()))?;
-        Ok(Lock { _file: file })
+        Ok((file.map_err(|error| failed("Opening", &path, error))?, path))
     }
 
     /// All claims. A file that cannot be read is an error: to pass over it would be to forget how something was.

@@ -42,7 +42,8 @@ impl Host {
 
 pub use claim::{Claim, Holder};
 pub use guest::{Applied, apply, restore};
-pub use history::{History, Record, State, current, originals};
+pub(crate) use history::now;
+pub use history::{History, Record, State, as_done, current, originals};
 pub use ledger::{Ledger, Lock};
 pub use sightings::{Seen, Sighting, Sightings};
 pub use steps::{Journal, backwards};

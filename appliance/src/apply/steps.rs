@@ -178,6 +178,7 @@ impl Work<'_> {
                 let before = host::huge_pages(Path::new("/sys"), size.0);
                 self.journal.note_own(Undo::Hugepages { size: *size, before })?;
             }
+            Undo::Routes { .. } => {}
         }
         undo.put_back(self.host)
     }

@@ -1,8 +1,12 @@
 //! One change of the host, all of it or nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use netconfig::blocking::with_network;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::history::now;
 use super::steps::{self, Journal};
@@ -13,6 +17,8 @@ use crate::plan::{HostPlan, Step};
 const SETTLE: Duration = Duration::from_secs(8);
 /// How often it is looked at, and a confirmation looked for.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long another process may change the host when everything is to be put back.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What became of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,37 +97,72 @@ impl Transaction<'_> {
         self.history.forget_confirmation(record.id);
         self.history.write(&record)?;
         let mut noting = Noting { history: self.history, record, hear: self.hear };
-        let done = plan.steps.iter().try_for_each(|planned| {
-            (self.hear)(Event::Step(&planned.step));
-            steps::take(&planned.step, self.host, &mut noting)
-        });
+        let done = self.take_all(plan, &mut noting);
         let mut record = noting.record;
         if let Err(error) = done.and_then(|()| self.settle()) {
             return self.revert(record, format!("{error:#}"));
         }
         record.released = plan.steps.iter().filter_map(|planned| released(&planned.step)).collect();
-        if plan.needs_confirmation() {
-            let until = now().saturating_add(confirm_within.as_secs());
-            record.state = State::Waiting { holder: Holder::this(""), until };
-            self.history.write(&record)?;
-            drop(lock);
-            let seconds = confirm_within.as_secs();
-            (self.hear)(Event::Waiting { change: record.id, seconds });
-            let confirmed = self.wait_for_confirmation(record.id, confirm_within);
-            let _lock = self.ledger.lock()?;
-            // At the very end: the lock decides who was first.
-            if !confirmed && !self.history.is_confirmed(record.id) {
-                return self.revert(record, format!("nobody confirmed it within {seconds} s"));
-            }
+        if !plan.needs_confirmation() {
             return self.commit(record);
         }
-        self.commit(record)
+        let told_to_end = told_to_end();
+        let until = now().saturating_add(confirm_within.as_secs());
+        record.state = State::Waiting { holder: Holder::this(""), until };
+        // A full disk must not leave the box with a way in that nobody has tried.
+        if let Err(error) = self.history.write(&record) {
+            return self.revert(record, format!("{error:#}"));
+        }
+        drop(lock);
+        let seconds = confirm_within.as_secs();
+        (self.hear)(Event::Waiting { change: record.id, seconds });
+        let why = self.wait_for_confirmation(record.id, confirm_within, &told_to_end);
+        let _lock = self.lock_in_the_end();
+        match why {
+            // At the very end: the lock decides who was first.
+            Some(why) if !self.history.is_confirmed(record.id) => self.revert(record, why),
+            _ => self.commit(record),
+        }
     }
 
-    fn commit(&self, mut record: Record) -> anyhow::Result<Outcome> {
-        record.state = State::Committed;
-        self.history.write(&record)?;
-        self.history.forget_confirmation(record.id);
+    fn take_all(&self, plan: &HostPlan, noting: &mut Noting<'_>) -> anyhow::Result<()> {
+        if plan.is_empty() {
+            return Ok(());
+        }
+        // First, so that it is undone last: routes need the addresses that are put back before.
+        let before = with_network(async |network| network.routes().await)?;
+        noting.note_own(Undo::Routes { before: before.clone() })?;
+        for planned in &plan.steps {
+            (self.hear)(Event::Step(&planned.step));
+            steps::take(&planned.step, self.host, noting)?;
+        }
+        for carried in with_network(async |network| network.carry_routes(&before).await)? {
+            tracing::info!("The route {carried} goes where its gateway is now");
+        }
+        Ok(())
+    }
+
+    /// Puts the lock before everything, but for the way in: who holds it for long would keep everybody out.
+    fn lock_in_the_end(&self) -> Option<super::Lock> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.ledger.try_lock() {
+                Ok(Some(lock)) => return Some(lock),
+                Ok(None) if Instant::now() < end => std::thread::sleep(PAUSE),
+                Ok(None) => {
+                    tracing::warn!("Another process changes the host and does not end; going on beside it");
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!("{error:#}");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn commit(&self, record: Record) -> anyhow::Result<Outcome> {
+        self.history.commit(record)?;
         Ok(Outcome::Committed)
     }
 
@@ -147,16 +188,31 @@ impl Transaction<'_> {
         }
     }
 
-    fn wait_for_confirmation(&self, id: u64, within: Duration) -> bool {
+    /// Why it is to be put back; none where somebody has confirmed it.
+    fn wait_for_confirmation(&self, id: u64, within: Duration, told_to_end: &AtomicBool) -> Option<String> {
         let end = Instant::now() + within;
         while Instant::now() < end {
             if self.history.is_confirmed(id) {
-                return true;
+                return None;
+            }
+            if told_to_end.load(Ordering::Relaxed) {
+                return Some("its process was told to end before anybody confirmed it".to_owned());
             }
             std::thread::sleep(PAUSE);
         }
-        false
+        Some(format!("nobody confirmed it within {} s", within.as_secs()))
     }
+}
+
+/// Set when this process is told to end while it waits, as when its login's processes are ended with the session.
+fn told_to_end() -> Arc<AtomicBool> {
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&told)) {
+            tracing::debug!("Listening for signal {signal}: {error}");
+        }
+    }
+    told
 }
 
 fn released(step: &Step) -> Option<String> {
@@ -181,6 +237,11 @@ pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> 
     let mut count: usize = 0;
     for record in history.records()? {
         let why = match &record.state {
+            // Its process ended between the confirmation and noting that it holds.
+            State::Waiting { holder, .. } if !holder.is_alive() && history.is_confirmed(record.id) => {
+                history.commit(record)?;
+                continue;
+            }
             State::Applying { holder } if !holder.is_alive() => "its process ended in the middle of it",
             State::Waiting { holder, .. } if !holder.is_alive() => {
                 "its process ended before anybody confirmed it"

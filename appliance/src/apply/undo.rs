@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use netconfig::blocking::with_network;
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, MacAddress, VfState};
+use netconfig::{EswitchMode, KeptRoute, LinkSettings, MacAddress, VfState};
 use serde::{Deserialize, Serialize};
 use vfio::bind::{Binding, DriverState};
 use vfio::sriov::{PhysicalFunction, SriovState};
@@ -82,6 +82,11 @@ pub enum Undo {
         /// How many.
         before: u64,
     },
+    /// Routes beside those that links are set to: the kernel drops them with the addresses that they need.
+    Routes {
+        /// All of them.
+        before: Vec<KeptRoute>,
+    },
 }
 
 impl Undo {
@@ -96,6 +101,7 @@ impl Undo {
             Self::Dhcp { name, .. } => format!("DHCP of {name}"),
             Self::Forward { link, mac, .. } => format!("{mac} told to {link}"),
             Self::Hugepages { size, .. } => format!("huge pages of {size}"),
+            Self::Routes { .. } => "routes".to_owned(),
         }
     }
 
@@ -108,7 +114,8 @@ impl Undo {
             | Self::Nat { .. }
             | Self::Dhcp { .. }
             | Self::Forward { .. }
-            | Self::Hugepages { .. } => None,
+            | Self::Hugepages { .. }
+            | Self::Routes { .. } => None,
         }
     }
 
@@ -159,6 +166,12 @@ impl Undo {
             }
             Self::Hugepages { size, before } => {
                 crate::host::set_huge_pages(Path::new("/sys"), size.0, *before).map(|_| ())
+            }
+            Self::Routes { before } => {
+                for lost in with_network(async |network| network.restore_routes(before).await)? {
+                    tracing::warn!("The route {lost} cannot be put back");
+                }
+                Ok(())
             }
         }
     }
@@ -216,6 +229,7 @@ impl fmt::Display for Undo {
                 write!(f, "{link}: fdb {}{mac}", if *before { '+' } else { '-' })
             }
             Self::Hugepages { size, before } => write!(f, "huge pages of {size} -> {before}"),
+            Self::Routes { .. } => f.write_str("routes as they were"),
         }
     }
 }

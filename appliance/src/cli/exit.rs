@@ -1,5 +1,6 @@
 //! How a command ends, as a number that scripts can tell apart (docs/decisions/0006).
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use vmm::Outcome;
@@ -72,7 +73,8 @@ impl Exit {
 
 /// Says an error on standard error, with its causes on the same line.
 pub(super) fn complain(error: &anyhow::Error) {
-    eprintln!("error: {}", sentence(error));
+    // A terminal that is gone is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "error: {}", sentence(error));
 }
 
 /// The error and its causes, but for those that it has told itself.

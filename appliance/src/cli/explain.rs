@@ -40,7 +40,11 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
     let sysfs = &place.sysfs;
     let ledger = Ledger::at(&arguments.state.state_dir);
     let read = HostState::read(sysfs, &ledger, !config.devices.is_empty());
-    let read = read.and_then(|mut host| host.recognize(&place, &config).map(|()| host));
+    let read = read.and_then(|mut host| {
+        host.read_links()?;
+        host.recognize(&place, &config)?;
+        Ok(host)
+    });
     let host = match read {
         Ok(host) => host,
         Err(error) => {

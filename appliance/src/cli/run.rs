@@ -7,6 +7,7 @@ use clap::Args;
 use vmm::{Machine, Outcome};
 
 use super::StateDir;
+use super::change::nobody_waits;
 use super::check;
 use super::exit::{Exit, complain};
 use super::failure::{Failure, ended};
@@ -75,6 +76,10 @@ fn prepare(
 ) -> Result<Applied, Failure> {
     let _lock = ledger.lock().map_err(Failure::Fault)?;
     put_back_the_dead(place, ledger).map_err(Failure::Fault)?;
+    // What a guest is given now would be taken from under it again.
+    let history = History::at(&arguments.state.state_dir);
+    apply::revert_the_dead(&history, place).map_err(Failure::Fault)?;
+    nobody_waits(&history)?;
     let name = arguments.vm.as_str();
     if let Some(claim) = ledger.claim(name).map_err(Failure::Fault)? {
         let error = anyhow::anyhow!("Guest `{name}` runs already, as process {}", claim.holder.pid);
@@ -83,6 +88,7 @@ fn prepare(
     let macs =
         !vm.nics.is_empty() || config.devices.values().any(|device| device.matches.permanent_mac.is_some());
     let mut host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
+    host.read_links().map_err(Failure::Fault)?;
     host.recognize(place, config).map_err(Failure::Fault)?;
     if !vm.pci.is_empty() {
         place.sightings.note(config, &host).map_err(Failure::Fault)?;

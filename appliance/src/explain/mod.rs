@@ -156,6 +156,12 @@ fn reasons(
     let mut reasons: Vec<Reason> =
         refusals.map(|refusal| Reason { weight, message: refusal.message, help: refusal.help }).collect();
     reasons.extend(facts.remarks(function));
+    let kept = function.interfaces.iter().filter_map(|name| Some((name, host.owners.get(name)?)));
+    reasons.extend(kept.map(|(name, owner)| Reason {
+        weight: Verdict::Ready,
+        message: format!("{name} is kept by {owner}"),
+        help: owner.release(name),
+    }));
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.weight));
     reasons
 }

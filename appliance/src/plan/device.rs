@@ -31,10 +31,47 @@ impl<'a> Planner<'a> {
     /// The functions that go along with one, and whether they may.
     pub(super) fn give(&mut self, path: &[&str], address: PciAddress, scope: GroupScope) -> Vec<PciAddress> {
         let functions = self.scope(address, scope);
+        self.guard(path, &functions);
         for address in &functions {
             self.may_go(path, *address, &functions);
         }
         functions
+    }
+
+    /// What the administrator comes by is never given away, nor what shares its group.
+    fn guard(&mut self, path: &[&str], functions: &[PciAddress]) {
+        let host = self.host;
+        let own = functions.iter().find_map(|address| Some((address, self.management.by(host, *address)?)));
+        if let Some((address, way)) = own {
+            return self.refuse(path, way_in(*address, &way), Some(ANOTHER_WAY));
+        }
+        for address in functions {
+            let group = host.inventory.group_of(*address).into_iter().flat_map(|group| &group.members);
+            let shared = group
+                .map(|member| member.address)
+                .find_map(|member| Some((member, self.management.by(host, member)?)));
+            if let Some((member, way)) = shared {
+                let message = format!(
+                    "{address} shares its IOMMU group with {member}, which is the way to this box: {way}"
+                );
+                return self.refuse(path, message, Some(ANOTHER_WAY));
+            }
+        }
+    }
+
+    /// What the host uses a function for, but for what [`Self::guard`] says of it already.
+    fn other_uses(&self, address: PciAddress) -> impl Iterator<Item = &'a Use> + use<'a> {
+        let way_in = self.management.by(self.host, address).is_some();
+        let uses = self.host.uses.get(&address).into_iter().flatten();
+        uses.filter(move |used| !way_in || !matches!(used, Use::DefaultRoute { .. }))
+    }
+
+    /// A VF that the host itself uses is not given away.
+    pub(super) fn stays(&mut self, path: &[&str], address: PciAddress) {
+        self.guard(path, &[address]);
+        for used in self.other_uses(address) {
+            self.refuse(path, used_for(address, used), Some(give_way(used)));
+        }
     }
 
     /// The functions that go along with one, itself among them.
@@ -150,7 +187,7 @@ impl<'a> Planner<'a> {
         if let Some(holder) = host.held.get(&address) {
             self.refuse(path, held_by(address, holder), Some(STOP_IT));
         }
-        for used in host.uses.get(&address).into_iter().flatten() {
+        for used in self.other_uses(address) {
             self.refuse(path, used_for(address, used), Some(give_way(used)));
         }
         if function.sriov.as_ref().is_some_and(|sriov| sriov.num_vfs > 0) {
@@ -208,6 +245,13 @@ impl<'a> Planner<'a> {
             self.refuse(path, message, Some(help));
         }
     }
+}
+
+pub(super) const ANOTHER_WAY: &str =
+    "give another card, or let the administrator come another way (`management.interface`)";
+
+pub(super) fn way_in(address: PciAddress, way: &str) -> String {
+    format!("{address} is the way to this box: {way}")
 }
 
 pub(super) const STOP_IT: &str = "stop that guest first";

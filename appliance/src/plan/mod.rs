@@ -14,13 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netconfig::nat::Nat;
-use netconfig::{EswitchMode, LinkSettings, MacAddress, VfAttributes, VfState};
+use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, VfAttributes, VfState};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
 use vfio::inventory::Function;
 
 pub use self::adopt::{Trait, candidate, compare, references};
+use self::management::Management;
 pub(crate) use self::text::vf_fields;
 use self::text::{changes, vf_changes};
 pub use self::whole::{HostPlan, Planned, release, whole};
@@ -129,6 +130,9 @@ pub enum Step {
         from: Option<Box<Nat>>,
         /// Then.
         to: Option<Box<Nat>>,
+        /// What of it is not as it was made.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        differences: Vec<Difference>,
     },
     /// Whether the box asks for an address on a link by DHCP.
     Dhcp {
@@ -181,6 +185,12 @@ impl fmt::Display for Step {
             },
             Self::Nat { name, from: None, .. } => write!(f, "{name}: make it a NAT network"),
             Self::Nat { name, to: None, .. } => write!(f, "{name}: make it no NAT network"),
+            Self::Nat { name, differences, .. } if !differences.is_empty() => {
+                write!(f, "{name}: the NAT network's")?;
+                differences.iter().enumerate().try_for_each(|(at, Difference { field, wanted, actual })| {
+                    write!(f, "{} {field} {actual} -> {wanted}", if at == 0 { "" } else { "," })
+                })
+            }
             Self::Nat { name, .. } => write!(f, "{name}: change the NAT network"),
             Self::Dhcp { link, from, to } => {
                 let on = |on: &bool| if *on { "on" } else { "off" };
@@ -266,12 +276,15 @@ struct Planner<'a> {
     /// What the names of the file's devices mean, as far as it was asked for.
     found: BTreeMap<String, Option<&'a Function>>,
     refusals: Vec<Refusal>,
+    /// What the administrator comes by.
+    management: Management,
 }
 
 impl<'a> Planner<'a> {
     fn new(config: &'a Config, host: &'a HostState, vm: &'a str) -> Self {
+        let management = Management::of(config, host);
         let (plan, taken, found) = (Plan::default(), BTreeSet::new(), BTreeMap::new());
-        Self { config, host, vm, plan, taken, found, refusals: Vec::new() }
+        Self { config, host, vm, plan, taken, found, refusals: Vec::new(), management }
     }
 
     fn refuse(&mut self, path: &[&str], message: impl Into<String>, help: Option<&str>) {

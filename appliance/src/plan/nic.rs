@@ -4,7 +4,7 @@ use netconfig::{MacAddress, VfAttributes};
 use vfio::PciAddress;
 use vfio::inventory::Function;
 
-use super::device::{STOP_IT, give_way, held_by, used_for};
+use super::device::{ANOTHER_WAY, STOP_IT, give_way, held_by, used_for, way_in};
 use super::{Planner, SlotPlan, Step, Target};
 use crate::config::{Nic, Sriov, Vm, derived_mac};
 use crate::host::HostState;
@@ -133,6 +133,9 @@ impl<'a> Planner<'a> {
                 let help = "the number changes only by removing all virtual functions: leave it, or give that one as a nic";
                 return Some((format!("{taking} this guest, which is given it under `pci`"), help));
             }
+            if let Some(way) = self.management.by(host, *vf) {
+                return Some((format!("{taking} the administrator, who comes in by {way}"), ANOTHER_WAY));
+            }
             let used = host.uses.get(vf)?.first()?;
             Some((format!("{taking} the host: {used}"), give_way(used)))
         })
@@ -150,6 +153,9 @@ impl<'a> Planner<'a> {
         let address = address?;
         if let Some(holder) = host.held.get(&address) {
             return Some((held_by(address, holder), Some(STOP_IT)));
+        }
+        if let Some(way) = self.management.by(host, address) {
+            return Some((way_in(address, &way), Some(ANOTHER_WAY)));
         }
         let used = host.uses.get(&address)?.first()?;
         Some((used_for(address, used), Some(give_way(used))))

@@ -17,10 +17,10 @@ pub(super) fn changes(from: Option<&LinkSettings>, to: &LinkSettings) -> String 
     if mtu != to.mtu {
         fields.push(format!("mtu {mtu} -> {}", to.mtu));
     }
-    if from.and_then(|from| from.mac_address) != to.mac_address
-        && let Some(mac) = to.mac_address
-    {
-        fields.push(format!("mac-address -> {mac}"));
+    let own = from.and_then(|from| from.mac_address);
+    if let Some(mac) = to.mac_address.filter(|mac| own != Some(*mac)) {
+        let own = own.map_or_else(String::new, |own| format!("{own} "));
+        fields.push(format!("mac-address {own}-> {mac}"));
     }
     let controller = from.and_then(|from| from.controller.as_deref());
     if controller != to.controller.as_deref() {
@@ -42,6 +42,8 @@ pub(super) fn changes(from: Option<&LinkSettings>, to: &LinkSettings) -> String 
         };
         link.vlans.iter().map(text).collect()
     };
+    let none = BTreeSet::new();
+    fields.extend(sets("forwarded", from.map_or(&none, |from| &from.forwarded), &to.forwarded));
     fields.extend(sets("vlans", &from.map(vlans).unwrap_or_default(), &vlans(to)));
     if from.is_some_and(|from| from.up != to.up) {
         fields.push(if to.up { "up".to_owned() } else { "down".to_owned() });

@@ -10,7 +10,7 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 3] = ["kvm", "netns", "crash"];
+const PRIVILEGED: [&str; 4] = ["kvm", "netns", "crash", "host"];
 
 pub(super) fn fmt(context: &Context) -> Result<Outcome> {
     verdict(context, "fmt", fresh::cargo().args(["fmt", "--all", "--check"]))
@@ -65,6 +65,10 @@ pub(super) fn netns(context: &Context) -> Result<Outcome> {
     in_namespaces(context, "netns")
 }
 
+pub(super) fn whole_program(context: &Context) -> Result<Outcome> {
+    in_namespaces(context, "host")
+}
+
 pub(super) fn crash(context: &Context) -> Result<Outcome> {
     in_namespaces(context, "crash")
 }
@@ -73,6 +77,7 @@ fn in_namespaces(context: &Context, suite: &str) -> Result<Outcome> {
     let mut packages = vec![
         ("iproute2", "the suites in namespaces make links with ip(8), and compare with what it says"),
         ("nftables", "NAT networks are rules of nft(8)"),
+        ("pciutils", "what is reported of PCI functions is compared with lspci(8)"),
         ("dnsmasq-base", "NAT networks have their DHCP and DNS by dnsmasq(8)"),
     ];
     // Two packages have it, and each would remove the other.

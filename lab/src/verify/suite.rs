@@ -59,7 +59,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 9] = [
+pub(super) const SUITES: [Suite; 10] = [
     Suite { name: "fmt", what: "the code is formatted", test_target: None, run: cargo::fmt },
     Suite { name: "clippy", what: "no lint warns", test_target: None, run: cargo::clippy },
     Suite {
@@ -85,6 +85,12 @@ pub(super) const SUITES: [Suite; 9] = [
         what: "links in network namespaces of this kernel",
         test_target: Some("netns"),
         run: cargo::netns,
+    },
+    Suite {
+        name: "host",
+        what: "the whole program in namespaces: nobody is locked out, drift, other tools, owners of links",
+        test_target: Some("host"),
+        run: cargo::whole_program,
     },
     Suite {
         name: "crash",

@@ -9,6 +9,8 @@ mod database;
 mod link;
 mod reach;
 
+pub(crate) use reach::again;
+
 use crate::network::Error;
 use crate::refusal::Refusal;
 use crate::settings::{LinkKind, LinkSettings, MacvtapMode};

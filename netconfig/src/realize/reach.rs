@@ -169,7 +169,7 @@ fn gateway_message(index: u32, gateway: IpAddr) -> RouteMessage {
 }
 
 /// A route as it was told, to be added again: without what the kernel tells of its state.
-fn again(message: &RouteMessage) -> RouteMessage {
+pub(crate) fn again(message: &RouteMessage) -> RouteMessage {
     let mut message = message.clone();
     message.header.flags &= RouteFlags::Onlink;
     message.attributes.retain(|attribute| {

@@ -45,6 +45,11 @@ impl Snapshot {
         self.links.get(name)
     }
 
+    /// All links.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Found)> {
+        self.links.iter().map(|(name, found)| (name.as_str(), found))
+    }
+
     /// A link that must be there.
     pub(crate) fn need(&self, name: &str) -> Result<&Found, Error> {
         self.get(name).ok_or_else(|| Error::Absent(name.to_owned()))

@@ -1,19 +1,23 @@
 //! `throughway apply`, `confirm` and `rollback`.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pipe::fcntl_setpipe_size;
 
 use super::{Failure, Place, ended};
-use crate::apply::{self, Event, History, Lock, Outcome, Record, State, Transaction, Undo};
+use crate::apply::{self, Event, History, Lock, Outcome, Record, State, Transaction, Undo, now};
 use crate::cli::StateDir;
 use crate::cli::check::print;
 use crate::cli::exit::{Exit, complain};
 use crate::config;
-use crate::host::HostState;
+use crate::host::{HostState, session};
 use crate::plan::{HostPlan, release};
 
 #[derive(Args)]
@@ -36,22 +40,24 @@ pub(in crate::cli) struct ConfirmArguments {
 const WORKER: &str = "THROUGHWAY_WORKER";
 
 pub(in crate::cli) fn apply(arguments: &ApplyArguments) -> Exit {
-    in_a_worker(|| try_apply(arguments))
+    in_a_worker(&arguments.state, || try_apply(arguments))
 }
 
 pub(in crate::cli) fn rollback(state: &StateDir) -> Exit {
-    in_a_worker(|| try_rollback(state))
+    in_a_worker(state, || try_rollback(state))
 }
 
 /// Runs `work` in a process of its own session, and relays what it says for as long as this one lives.
-fn in_a_worker(work: impl FnOnce() -> Result<Exit, Failure>) -> Exit {
+fn in_a_worker(state: &StateDir, work: impl FnOnce() -> Result<Exit, Failure>) -> Exit {
     if std::env::var_os(WORKER).is_some() {
         if let Err(error) = rustix::process::setsid() {
             tracing::debug!("Making a session: {error}");
         }
+        never_wait(std::io::stdout().as_fd());
+        never_wait(std::io::stderr().as_fd());
         return ended(work());
     }
-    match relay() {
+    match relay(&Place::at(state)) {
         Ok(exit) => exit,
         Err(error) => {
             complain(&error);
@@ -60,21 +66,51 @@ fn in_a_worker(work: impl FnOnce() -> Result<Exit, Failure>) -> Exit {
     }
 }
 
-fn relay() -> anyhow::Result<Exit> {
+/// Has what is written to a pipe that nobody reads be lost. A terminal that hangs, as its connection is cut, must not hold up who
+/// is to bring it back.
+fn never_wait(pipe: BorrowedFd<'_>) {
+    // Room for all that a plan with hundreds of steps says.
+    let made = fcntl_setpipe_size(pipe, 1 << 20)
+        .and_then(|_| fcntl_getfl(pipe))
+        .and_then(|flags| fcntl_setfl(pipe, flags | OFlags::NONBLOCK));
+    if let Err(error) = made {
+        tracing::debug!("Having a pipe never wait: {error}");
+    }
+}
+
+fn relay(place: &Place) -> anyhow::Result<Exit> {
     let program = std::env::current_exe().context("Finding this program")?;
-    let mut worker = Command::new(program)
+    let mut worker = Command::new(program);
+    if let Some(connection) = session::connection() {
+        // It looks for it again when this process is gone, and the way up to sshd with it.
+        worker.env(session::VARIABLE, connection);
+    }
+    let mut worker = worker
         .args(std::env::args_os().skip(1))
         .env(WORKER, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .context("Starting the process that does it")?;
+    let errors = worker.stderr.take().map(|said| {
+        std::thread::spawn(|| {
+            for line in BufReader::new(said).lines().map_while(Result::ok) {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+        })
+    });
     if let Some(said) = worker.stdout.take() {
         for line in BufReader::new(said).lines().map_while(Result::ok) {
             print(&line);
         }
     }
+    errors.map(std::thread::JoinHandle::join);
     let status = worker.wait().context("Waiting for the process that does it")?;
+    if let Some(signal) = status.signal() {
+        place.take().context("Putting back what was done")?;
+        anyhow::bail!("The process that did it was killed by signal {signal}; what it had done was put back");
+    }
     Ok(Exit::from_code(status.code()))
 }
 
@@ -147,7 +183,7 @@ fn finish(
     }
 }
 
-fn nobody_waits(history: &History) -> Result<(), Failure> {
+pub(in crate::cli) fn nobody_waits(history: &History) -> Result<(), Failure> {
     let records = history.records()?;
     let waits = records.iter().find(|record| matches!(record.state, State::Waiting { .. }));
     waits.map_or(Ok(()), |record| {
@@ -203,7 +239,8 @@ fn held<'a>(undo: &[Undo], host: &'a HostState) -> Option<(vfio::PciAddress, &'a
         | Undo::Nat { .. }
         | Undo::Dhcp { .. }
         | Undo::Forward { .. }
-        | Undo::Hugepages { .. } => Vec::new(),
+        | Undo::Hugepages { .. }
+        | Undo::Routes { .. } => Vec::new(),
     });
     touched.into_iter().find_map(|address| Some((address, host.held.get(&address)?)))
 }
@@ -214,6 +251,8 @@ pub(in crate::cli) fn confirm(arguments: &ConfirmArguments) -> Exit {
 
 fn try_confirm(arguments: &ConfirmArguments) -> Result<Exit, Failure> {
     let place = Place::at(&arguments.state);
+    // Who puts everything back holds it while he does: what is confirmed under it holds.
+    let _lock = place.ledger.lock()?;
     let records = place.history.records()?;
     let mut waiting = records.iter().filter(|record| matches!(record.state, State::Waiting { .. }));
     let record = match arguments.change {
@@ -225,7 +264,19 @@ fn try_confirm(arguments: &ConfirmArguments) -> Result<Exit, Failure> {
             "No change waits to be confirmed; `throughway history` says what became of it"
         )));
     };
-    place.history.confirm(record.id)?;
-    print(&format!("Change {} is confirmed.", record.id));
+    let id = record.id;
+    match &record.state {
+        State::Waiting { holder, until } if !holder.is_alive() && now() > *until => {
+            let error = anyhow::anyhow!(
+                "Change {id} was to be confirmed earlier, and the process that waited for it is gone: `throughway recover` puts it back"
+            );
+            return Err(Failure::Refused(error));
+        }
+        State::Waiting { holder, .. } if !holder.is_alive() => {
+            place.history.commit(record.clone())?;
+        }
+        _ => place.history.confirm(id)?,
+    }
+    print(&format!("Change {id} is confirmed."));
     Ok(Exit::Success)
 }

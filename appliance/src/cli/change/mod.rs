@@ -6,7 +6,7 @@ mod plan;
 mod status;
 mod watch;
 
-pub(super) use apply::{ApplyArguments, ConfirmArguments, apply, confirm, rollback};
+pub(super) use apply::{ApplyArguments, ConfirmArguments, apply, confirm, nobody_waits, rollback};
 pub(super) use history::{HistoryArguments, history};
 pub(super) use plan::{PlanArguments, plan};
 pub(super) use status::{StatusArguments, status};

@@ -1,5 +1,6 @@
 //! `throughway status`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
@@ -7,11 +8,12 @@ use serde::Serialize;
 
 use super::watch::watch;
 use super::{Failure, Place, ended};
-use crate::apply::{self, State};
+use crate::apply::{self, Record, State};
 use crate::cli::StateDir;
 use crate::cli::check::print;
 use crate::cli::exit::Exit;
-use crate::config;
+use crate::config::{self, Config};
+use crate::host::HostState;
 use crate::plan::{HostPlan, Step, whole};
 
 #[derive(Args)]
@@ -36,10 +38,16 @@ pub(super) const NO_FILE: &str = "version: 1\n";
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Status<'a> {
+    /// The change that the host is compared with: the last one that holds, or waits to be confirmed.
     change: Option<u64>,
-    in_sync: bool,
+    /// None where no file is applied: then there is nothing to compare the host with.
+    in_sync: Option<bool>,
     differs: Vec<&'a Step>,
     waiting: Vec<u64>,
+    /// Changes that are being done, and those whose process is gone.
+    unfinished: Vec<u64>,
+    /// Who else keeps links that the file names.
+    owners: BTreeMap<&'a str, String>,
 }
 
 pub(in crate::cli) fn status(arguments: &StatusArguments) -> Exit {
@@ -54,48 +62,77 @@ pub(in crate::cli) fn status(arguments: &StatusArguments) -> Exit {
 fn try_status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     let place = Place::at(&arguments.state);
     let records = place.history.records()?;
-    let waiting: Vec<u64> = records
-        .iter()
-        .filter(|record| matches!(record.state, State::Waiting { .. }))
-        .map(|record| record.id)
-        .collect();
-    let current = apply::current(&records);
-    let plan = match current {
-        None => HostPlan::default(),
+    let numbers = |wanted: fn(&State) -> bool| -> Vec<u64> {
+        records.iter().filter(|record| wanted(&record.state)).map(|record| record.id).collect()
+    };
+    let waiting = numbers(|state| matches!(state, State::Waiting { holder, .. } if holder.is_alive()));
+    let doing = numbers(|state| matches!(state, State::Applying { holder } if holder.is_alive()));
+    let dead = numbers(|state| match state {
+        State::Applying { holder } | State::Waiting { holder, .. } => !holder.is_alive(),
+        State::Committed | State::Reverted { .. } => false,
+    });
+    let done = apply::as_done(&records);
+    let current = apply::current(&done);
+    let (config, host, plan) = match current {
+        None => {
+            let config = Config::default();
+            let host = place.read(&config)?;
+            (config, host, HostPlan::default())
+        }
         Some(current) => {
             // A change that went back to before any file asks for nothing.
             let text = current.text.clone().unwrap_or_else(|| NO_FILE.to_owned());
             let document = config::Document { name: "the file that was applied".into(), text };
             let config = config::load(&document).map_err(Failure::Input)?;
             let host = place.read(&config)?;
-            whole(&config, &host, &apply::originals(&records)).map_err(|refusals| {
+            // What others keep is told, and is no reason not to compare.
+            let unowned = HostState { owners: BTreeMap::new(), ..host.clone() };
+            let plan = whole(&config, &unowned, &apply::originals(&done)).map_err(|refusals| {
                 let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
                 Failure::Fault(anyhow::anyhow!("The host cannot be compared: {}", texts.join("; ")))
-            })?
+            })?;
+            (config, host, plan)
         }
     };
     let differs: Vec<&Step> = plan.steps.iter().map(|planned| &planned.step).collect();
-    let in_sync = differs.is_empty();
+    let in_sync =
+        current.filter(|current| current.text.is_some() || !differs.is_empty()).map(|_| differs.is_empty());
+    let named = |name: &&String| {
+        let networks = &config.networks;
+        networks.contains_key(*name) || networks.values().any(|section| section.ports.contains_key(*name))
+    };
+    let owners = host.owners.iter().filter(|(name, _)| named(name));
+    let owners: BTreeMap<&str, String> =
+        owners.map(|(name, owner)| (name.as_str(), owner.to_string())).collect();
+    let unfinished = doing.iter().chain(&dead).copied().collect();
+    let exit = if in_sync.unwrap_or(true) && dead.is_empty() { Exit::Success } else { Exit::Pending };
     if arguments.json {
-        let status = Status { change: current.map(|current| current.id), in_sync, differs, waiting };
+        let change = current.map(|current| current.id);
+        let status = Status { change, in_sync, differs, waiting, unfinished, owners };
         print(&serde_json::to_string_pretty(&status).unwrap_or_default());
-    } else {
-        match current {
-            None => print("Nothing was applied yet."),
-            Some(current) if in_sync => {
-                print(&format!("The host is as change {} ({}) made it.", current.id, current.title))
-            }
-            Some(current) => {
-                print(&format!(
-                    "The host is no longer as change {} ({}) made it. To be done again:",
-                    current.id, current.title
-                ));
-                differs.iter().for_each(|step| print(&format!("  {step}")));
-            }
-        }
-        waiting
-            .iter()
-            .for_each(|id| print(&format!("Change {id} waits to be confirmed: throughway confirm {id}")));
+        return Ok(exit);
     }
-    Ok(if in_sync { Exit::Success } else { Exit::Pending })
+    match (current, in_sync) {
+        (None, _) => print("Nothing was applied yet."),
+        (Some(current), None) => {
+            print(&format!("No file is applied since change {} ({}).", current.id, current.title));
+        }
+        (Some(current), Some(true)) => {
+            print(&format!("The host is as change {} ({}) made it.", current.id, current.title));
+        }
+        (Some(current), Some(false)) => {
+            let Record { id, title, .. } = current;
+            print(&format!("The host is no longer as change {id} ({title}) made it. To be done again:"));
+            differs.iter().for_each(|step| print(&format!("  {step}")));
+        }
+    }
+    owners.iter().for_each(|(name, owner)| print(&format!("{name} is kept by {owner}.")));
+    doing.iter().for_each(|id| print(&format!("Change {id} is being done.")));
+    waiting
+        .iter()
+        .for_each(|id| print(&format!("Change {id} waits to be confirmed: throughway confirm {id}")));
+    dead.iter().for_each(|id| {
+        print(&format!("Change {id} was cut short: `throughway recover` puts back what it did."));
+    });
+    Ok(exit)
 }

@@ -158,7 +158,8 @@ fn is_of(undo: &Undo, gone: &BTreeSet<PciAddress>) -> bool {
         | Undo::Nat { .. }
         | Undo::Dhcp { .. }
         | Undo::Forward { .. }
-        | Undo::Hugepages { .. } => false,
+        | Undo::Hugepages { .. }
+        | Undo::Routes { .. } => false,
     }
 }
 

@@ -239,7 +239,7 @@ fn take(step: &Step, host: &mut HostState) {
             assert!(base.is_none_or(|base| host.links.contains_key(base)), "{step}");
             put(host, name, to.as_deref());
         }
-        Step::Nat { name, from, to } => {
+        Step::Nat { name, from, to, .. } => {
             assert_eq!(host.nats.get(name), from.as_deref());
             put_nat(host, name, to.as_deref());
         }
@@ -271,6 +271,7 @@ fn dhcp(host: &mut HostState, link: &str, on: bool) {
 /// As `Undo::put_back` does it.
 fn put_back(undo: &Undo, host: &mut HostState) {
     match undo {
+        Undo::Routes { .. } => {}
         Undo::Nat { name, before } => put_nat(host, name, before.as_deref()),
         Undo::Link { name, before } => put(host, name, before.as_deref()),
         Undo::Hugepages { size, before } => {
@@ -389,6 +390,7 @@ fn notes(step: &Step, host: &HostState) -> Vec<Undo> {
             Undo::Sriov { pf, .. } => vfs(host, *pf, &driver),
             Undo::Link { name, .. } => links(host, name),
             Undo::Nat { name, .. } => nat(name),
+            Undo::Routes { .. } => Vec::new(),
             Undo::Hugepages { size, .. } => {
                 vec![Undo::Hugepages { size: *size, before: host.hugepages[&size.0] }]
             }

@@ -30,7 +30,6 @@ impl Whole<'_> {
                 if functions.iter().all(|address| host.inventory.function(*address).is_some_and(lent)) {
                     continue;
                 }
-                self.guard(&path, &functions);
                 self.has_no_vfs(&path, &functions);
                 self.planner.give(&path, function.address, device.group);
                 for address in functions {
@@ -49,8 +48,24 @@ impl Whole<'_> {
             let address = self.address(&target).filter(|_| !remade);
             let driver = address.and_then(|address| host.inventory.function(address)?.driver.as_deref());
             if driver != Some(VFIO_PCI) {
+                self.vf_is_free(*pf, &target, address);
                 let blast = address.map(|address| self.blast_of_lending(address)).unwrap_or_default();
                 self.step(Step::Lend(target), blast);
+            }
+        }
+    }
+
+    /// A VF that the host itself uses stays with it.
+    fn vf_is_free(&mut self, pf: PciAddress, target: &Target, address: Option<PciAddress>) {
+        let (Some(address), Target::Vf { vf, .. }) = (address, target) else { return };
+        let config = self.planner.config;
+        let nics =
+            config.vms.iter().flat_map(|(vm, guest)| guest.nics.iter().map(move |(key, nic)| (vm, key, nic)));
+        for (vm, key, nic) in nics.filter(|(_, _, nic)| nic.vf == Some(*vf)) {
+            let device = nic.pf.as_ref().and_then(|name| Some((name, config.devices.get(name)?)));
+            let Some((name, device)) = device else { continue };
+            if self.planner.find(name, device).is_some_and(|function| function.address == pf) {
+                self.planner.stays(&["vms", vm, "nics", key, "vf"], address);
             }
         }
     }
@@ -80,28 +95,6 @@ impl Whole<'_> {
                     let help = Some("give each nic a VF of its own, or use a pool");
                     self.planner.refuse(&["vms", vm, "nics", key, "vf"], message, help);
                 }
-            }
-        }
-    }
-
-    /// What the administrator comes by is never given away, nor what shares its group.
-    fn guard(&mut self, path: &[&str], functions: &[PciAddress]) {
-        let host = self.planner.host;
-        let help = "give another card, or let the administrator come another way (`management.interface`)";
-        let own = functions.iter().find_map(|address| Some((address, self.management.by(host, *address)?)));
-        if let Some((address, way)) = own {
-            return self.planner.refuse(path, format!("{address} is the way to this box: {way}"), Some(help));
-        }
-        for address in functions {
-            let group = host.inventory.group_of(*address).into_iter().flat_map(|group| &group.members);
-            let shared = group
-                .map(|member| member.address)
-                .find_map(|member| Some((member, self.management.by(host, member)?)));
-            if let Some((member, way)) = shared {
-                let message = format!(
-                    "{address} shares its IOMMU group with {member}, which is the way to this box: {way}"
-                );
-                return self.planner.refuse(path, message, Some(help));
             }
         }
     }

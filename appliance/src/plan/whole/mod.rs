@@ -3,6 +3,7 @@
 mod devices;
 mod forward;
 mod networks;
+mod owners;
 mod pools;
 mod release;
 mod sriov;
@@ -75,12 +76,8 @@ impl fmt::Display for HostPlan {
 /// Plans the whole file. `originals` are things as they were before Throughway first changed them: what the file does not name
 /// any more goes back to that.
 pub fn whole(config: &Config, host: &HostState, originals: &[Undo]) -> Result<HostPlan, Vec<Refusal>> {
-    let mut whole = Whole {
-        planner: Planner::new(config, host, ""),
-        management: Management::of(config, host),
-        originals,
-        steps: Vec::new(),
-    };
+    let mut whole = Whole { planner: Planner::new(config, host, ""), originals, steps: Vec::new() };
+    whole.way_in();
     whole.hugepages();
     whole.release();
     whole.sriov();
@@ -107,7 +104,6 @@ pub fn release(config: &Config, host: &HostState, undo: &[Undo]) -> HostPlan {
 
 struct Whole<'a> {
     planner: Planner<'a>,
-    management: Management,
     /// How things were before Throughway first changed them.
     originals: &'a [Undo],
     steps: Vec<Planned>,
@@ -115,9 +111,21 @@ struct Whole<'a> {
 
 impl<'a> Whole<'a> {
     fn step(&mut self, step: Step, blast: Vec<String>) {
-        let management = self.management.touched_by(&step);
+        let management = self.planner.management.touched_by(&step);
         if !self.steps.iter().any(|planned| planned.step == step) {
             self.steps.push(Planned { step, blast, management });
+        }
+    }
+
+    /// A way in that neither is there nor is made would guard nothing.
+    fn way_in(&mut self) {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let Some(name) = &config.management.interface else { return };
+        if !host.links.contains_key(name) && !config.networks.contains_key(name) {
+            let message = format!("There is no network interface `{name}`, and this file makes none");
+            let help =
+                "write the one that you come in by; without this key it is the one of the default route";
+            self.planner.refuse(&["management", "interface"], message, Some(help));
         }
     }
 

@@ -31,6 +31,7 @@ impl Whole<'_> {
             if from.as_ref() == Some(&to) {
                 continue;
             }
+            self.nobody_else_keeps(&name, &to);
             let blast = blast_of_link(from.as_ref(), &to);
             self.step(Step::Link { name, from: from.map(Box::new), to: Some(Box::new(to)) }, blast);
         }
@@ -45,8 +46,11 @@ impl Whole<'_> {
         };
         for (name, to) in wanted {
             let from = host.nats.get(&name).cloned();
-            if from.as_ref() != Some(&to) {
-                self.step(Step::Nat { name, from: from.map(Box::new), to: Some(Box::new(to)) }, Vec::new());
+            let differences = host.nat_differences.get(&name).cloned().unwrap_or_default();
+            if from.as_ref() != Some(&to) || !differences.is_empty() {
+                let differences = if from.as_ref() == Some(&to) { differences } else { Vec::new() };
+                let (from, to) = (from.map(Box::new), Some(Box::new(to)));
+                self.step(Step::Nat { name, from, to, differences }, Vec::new());
             }
         }
     }

@@ -45,12 +45,17 @@ impl<'a> Whole<'a> {
                     lent.iter().any(|target| self.address(target) == Some(*address))
                         || self.is_of_drivers(*address, &named_pfs)
                 }
+                Undo::Routes { .. } => true,
             };
             let gone = match undo {
                 Undo::Driver { address, .. } => host.inventory.function(*address).is_none(),
                 Undo::Sriov { pf, .. } | Undo::Vf { pf, .. } => host.inventory.function(*pf).is_none(),
                 Undo::Forward { link, .. } => !host.links.contains_key(link),
-                Undo::Link { .. } | Undo::Nat { .. } | Undo::Dhcp { .. } | Undo::Hugepages { .. } => false,
+                Undo::Link { .. }
+                | Undo::Nat { .. }
+                | Undo::Dhcp { .. }
+                | Undo::Hugepages { .. }
+                | Undo::Routes { .. } => false,
             };
             let anew = Self::comes_anew(undo, &remade);
             if named || !anew && (gone || host.is(undo)) {
@@ -145,7 +150,8 @@ impl<'a> Whole<'a> {
             | Undo::Nat { .. }
             | Undo::Dhcp { .. }
             | Undo::Forward { .. }
-            | Undo::Hugepages { .. } => None,
+            | Undo::Hugepages { .. }
+            | Undo::Routes { .. } => None,
         }
     }
 
