@@ -105,7 +105,7 @@ impl HostState {
         let memory_available = memory_available(Path::new("/proc"));
         let mut host = Self { inventory, uses, held: ledger.held()?, memory_available, ..Self::default() };
         if macs {
-            host.read_macs()?;
+            host.read_macs(sysfs)?;
         }
         Ok(host)
     }
@@ -126,7 +126,7 @@ impl HostState {
     }
 
     /// Interfaces' MAC addresses, and VFs, which have one each.
-    fn read_macs(&mut self) -> anyhow::Result<()> {
+    fn read_macs(&mut self, sysfs: &Sysfs) -> anyhow::Result<()> {
         let physical: Vec<_> = self.physical().collect();
         let (links, vfs) = with_network(async |network| {
             let mut vfs = BTreeMap::new();
@@ -143,6 +143,15 @@ impl HostState {
             Ok((network.links().await?, vfs))
         })?;
         self.vfs = vfs;
+        for (pf, vfs) in &mut self.vfs {
+            let able = self.inventory.functions.get(pf).and_then(|pf| pf.sriov.as_ref());
+            for (address, vf) in able.iter().flat_map(|able| &able.vfs).zip(vfs) {
+                let function = self.inventory.functions.get(address);
+                if function.is_some_and(|function| !function.interfaces.is_empty()) {
+                    without_chosen_mac(sysfs, *address, vf);
+                }
+            }
+        }
         for link in links {
             if let Some(mac) = link.permanent_mac.or(link.mac_address) {
                 self.permanent_macs.insert(link.name.clone(), mac);
@@ -250,10 +259,7 @@ impl HostState {
             }
             Undo::Vf { pf, before } => {
                 let now = self.vfs.get(pf).and_then(|vfs| vfs.iter().find(|vf| vf.id == before.id));
-                now.is_none_or(|now| {
-                    VfState { mac_address: None, ..now.clone() }
-                        == VfState { mac_address: None, ..before.clone() }
-                })
+                now.is_none_or(|now| now == before)
             }
         }
     }
@@ -299,6 +305,20 @@ pub fn huge_pages_free(sys: &Path, page: u64) -> u64 {
         text.trim().parse::<u64>().unwrap_or(0)
     };
     number("free_hugepages").saturating_sub(number("resv_hugepages"))
+}
+
+/// An address that the VF's own driver on this host made up (NET_ADDR_RANDOM, include/uapi/linux/netdevice.h) reads at the PF as if
+/// it were the administrator's. To put it back as such would make it stick to the VF: it is no address.
+pub fn without_chosen_mac(sysfs: &Sysfs, address: PciAddress, vf: &mut VfState) {
+    let interfaces = std::fs::read_dir(sysfs.device(address).join("net")).into_iter().flatten().flatten();
+    let mut chosen = interfaces.filter_map(|interface| {
+        let read = |name: &str| std::fs::read_to_string(interface.path().join(name)).ok();
+        let mac = read("address")?.trim().parse().ok()?;
+        (read("addr_assign_type")?.trim() == "1").then_some(mac)
+    });
+    if chosen.any(|mac: MacAddress| vf.mac_address == Some(mac)) {
+        vf.mac_address = Some(MacAddress([0; 6]));
+    }
 }
 
 /// Who else keeps each link; `root` is `/`.

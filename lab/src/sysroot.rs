@@ -13,7 +13,7 @@ use crate::cache::{self, Cache};
 use crate::progress;
 
 /// What is unpacked, and why each is needed.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("qemu-system-x86", "is the box: emulates the IOMMU, the SR-IOV NICs and a CPU with virtualization"),
     ("busybox-static", "the box's shell tools"),
     ("dash", "the box's /bin/sh"),
@@ -23,6 +23,10 @@ const PACKAGES: [(&str, &str); 11] = [
     ("iperf3", "measures throughput"),
     ("ethtool", "shows driver, link and interrupt state"),
     ("nvme-cli", "brings NVMe virtual functions online"),
+    ("network-manager", "keeps a link beside Throughway, in a scenario"),
+    ("dbus-daemon", "carries what nmcli tells it"),
+    ("driverctl", "lists driver overrides, to be compared"),
+    ("bash", "runs driverctl"),
     ("zstd", "unpacks the kernel"),
     ("xz-utils", "unpacks kernel modules"),
 ];

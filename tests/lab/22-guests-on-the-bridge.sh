@@ -46,7 +46,7 @@ check "the VF reaches the box" retry 20 in_ns vf ping -c 1 -W 1 10.5.0.1
 vf1_before=$(vf_line 1)
 throughway plan "$LAB_OUT/told.yaml" >"$LAB_OUT/plan" 2>&1
 is "there is something to do" "$?" 2
-like "the plan says what the card is told" "$(cat "$LAB_OUT/plan")" "$link: fdb [+]$GUEST [(]guests on br5, for VFs of $link[)]"
+like "the plan says what the card is told" "$(cat "$LAB_OUT/plan")" "$link: fdb [+]$GUEST [(]on br5, for VFs of $link[)]"
 throughway apply "$LAB_OUT/told.yaml" >"$LAB_OUT/told.out" 2>&1
 is "it is applied" "$?" 0 || bail "without it nothing follows" "$(tail -n 3 "$LAB_OUT/told.out")"
 like "bridge sees it" "$(bridge fdb show dev "$link" self)" "$GUEST (dev $link )?self permanent"
@@ -69,6 +69,14 @@ is "the card is told no more" "$(bridge fdb show dev "$link" self | grep -c $GUE
 is "VF 1 has no VLAN any more" "$(vf_line 1 | grep -c "vlan 7")" 0
 throughway status >"$LAB_OUT/status" 2>&1
 is "in sync again" "$?" 0
-echo "# VF 1 before: $vf1_before; now: $(vf_line 1)"
+like "nor the MAC address" "$(vf_line 1)" "link/ether 00:00:00:00:00:00"
+vf1=$(vf_of "$pf" 1)
+echo "$vf1" >/sys/bus/pci/drivers/igbvf/unbind
+echo "$vf1" >/sys/bus/pci/drivers/igbvf/bind
+retry 20 netdev_of_exists "$vf1"
+ip link set "$(netdev_of "$vf1")" up
+is "its driver draws an address of its own" "$(cat "/sys/bus/pci/devices/$vf1/net/$(netdev_of "$vf1")/addr_assign_type")" 1
+throughway status >"$LAB_OUT/status" 2>&1
+is "which is no difference" "$?" 0
 ip netns del vf
 ip netns del guest

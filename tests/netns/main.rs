@@ -1,6 +1,7 @@
 //! netconfig against the real kernel, in network namespaces that the tests make; ip(8) is the second witness. Needs root.
 
 mod adopted;
+mod dhcp;
 mod links;
 mod namespace;
 mod nat;

@@ -59,7 +59,7 @@ impl Drop for Peer {
     }
 }
 
-fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let there = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         .iter()
         .any(|folder| std::path::Path::new(folder).join(program).exists());
@@ -89,7 +89,7 @@ pub(crate) fn kernel_has_nat() -> bool {
     false
 }
 
-fn nat(number: u8) -> Nat {
+pub(crate) fn nat(number: u8) -> Nat {
     Nat {
         addresses: addresses(&[&format!("10.77.{number}.1/24")]),
         dhcp: None,
@@ -98,7 +98,7 @@ fn nat(number: u8) -> Nat {
     }
 }
 
-fn bridge_with(list: &[&str], last: u8) -> LinkSettings {
+pub(crate) fn bridge_with(list: &[&str], last: u8) -> LinkSettings {
     let mac_address = Some(crate::witness::mac(&format!("02:00:00:00:00:{last:02x}")));
     LinkSettings { addresses: addresses(list), mac_address, ..bridge() }
 }

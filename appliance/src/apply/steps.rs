@@ -277,21 +277,11 @@ fn pf_of(sysfs: &Sysfs, address: PciAddress) -> Option<PciAddress> {
     link.file_name()?.to_str()?.parse().ok()
 }
 
-/// An address that the VF's own driver on this host made up (NET_ADDR_RANDOM, include/uapi/linux/netdevice.h) reads as if it were
-/// the administrator's. To put it back as such would make it stick to the VF: what was there is no address.
+/// A VF as it is to be noted, for the VF at `pf`.
 fn without_chosen_mac(sysfs: &Sysfs, pf: PciAddress, vf: &mut VfState) {
     let vfs = PhysicalFunction::of(sysfs, pf).map(|pf| pf.vfs()).unwrap_or_default();
-    let found = vfs.into_iter().find(|(index, _)| u32::from(*index) == vf.id);
-    let Some((_, address)) = found else { return };
-    let interfaces = std::fs::read_dir(sysfs.device(address).join("net")).into_iter().flatten().flatten();
-    let chosen = interfaces.filter_map(|interface| {
-        let (kind, mac) = (interface.path().join("addr_assign_type"), interface.path().join("address"));
-        let kind = std::fs::read_to_string(kind).ok()?;
-        let mac = std::fs::read_to_string(mac).ok()?.trim().parse().ok()?;
-        (kind.trim() == "1").then_some(mac)
-    });
-    if chosen.into_iter().any(|mac: MacAddress| vf.mac_address == Some(mac)) {
-        vf.mac_address = Some(MacAddress([0; 6]));
+    if let Some((_, address)) = vfs.into_iter().find(|(index, _)| u32::from(*index) == vf.id) {
+        host::without_chosen_mac(sysfs, address, vf);
     }
 }
 

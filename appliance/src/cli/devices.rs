@@ -9,13 +9,14 @@ mod table;
 mod tests;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vfio::Sysfs;
 use vfio::in_use::{Usage, Use};
-use vfio::inventory::{Function, Inventory, Names};
+use vfio::inventory::{Function, Inventory, Names, serials};
 
 use super::Exit;
 use super::check::print;
@@ -53,6 +54,8 @@ struct Entry<'a> {
     #[serde(flatten)]
     function: &'a Function,
     uses: Vec<Use>,
+    /// As `match.serial` has them; read where all is asked for.
+    serials: BTreeSet<String>,
 }
 
 pub(super) fn main(arguments: &Arguments) -> Exit {
@@ -73,6 +76,10 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
             kind: names.class(function.class),
             function,
             uses: usage.of(function),
+            serials: match function.physical_function {
+                None if arguments.json => serials(&sysfs, function.address),
+                _ => BTreeSet::new(),
+            },
         })
         .collect();
     if arguments.json {

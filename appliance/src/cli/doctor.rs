@@ -34,8 +34,9 @@ fn look(arguments: &Arguments) -> Result<Exit, Failure> {
         Some(file) => load(file).map_err(Failure::Input)?.1,
         None => Config::default(),
     };
-    let host =
-        HostState::read_all(&Host::at(&arguments.state.state_dir), &Ledger::at(&arguments.state.state_dir))?;
+    let place = Host::at(&arguments.state.state_dir);
+    let mut host = HostState::read_all(&place, &Ledger::at(&arguments.state.state_dir))?;
+    host.recognize(&place, &config)?;
     let report = examine(&Facts::read(Path::new("/")), &host, &config);
     if arguments.json {
         print(&serde_json::to_string_pretty(&report).unwrap_or_default());

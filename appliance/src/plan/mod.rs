@@ -198,7 +198,7 @@ impl fmt::Display for Step {
             }
             Self::Forward { link, bridge, macs } => {
                 let macs: Vec<String> = macs.iter().map(|mac| format!("+{mac}")).collect();
-                write!(f, "{link}: fdb {} (guests on {bridge}, for VFs of {link})", macs.join(" "))
+                write!(f, "{link}: fdb {} (on {bridge}, for VFs of {link})", macs.join(" "))
             }
             Self::Release(undo) => write!(f, "{undo}"),
         }

@@ -15,7 +15,6 @@ use crate::cli::exit::Exit;
 use crate::cli::terminal::catch;
 use crate::config;
 use crate::drift::{Drift, drifts};
-use crate::host::HostState;
 use crate::watch::{Watch, Woken};
 
 /// How often is looked whether a change that is being done is done.
@@ -117,7 +116,7 @@ fn try_look(place: &Place) -> anyhow::Result<Look> {
         let texts: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
         anyhow::anyhow!("The file that was applied cannot be read any more: {}", texts.join("; "))
     })?;
-    let host = HostState::read_all(&place.host, &place.ledger)?;
+    let host = place.read(&config)?;
     let drifts = drifts(&config, &host, &apply::originals(&records));
     let after = place.history.records()?;
     anyhow::ensure!(

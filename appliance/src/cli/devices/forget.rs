@@ -63,7 +63,8 @@ fn forget(arguments: &Arguments) -> Result<Exit, Failure> {
     if let Some(text) = &proposal.text {
         rewrite(&arguments.file, &document, text)?;
     }
-    print(&format!("`{name}` is forgotten."));
+    let what = if proposal.text.is_some() { "" } else { "what was noted of " };
+    print(&format!("Forgotten: {what}`{name}`."));
     Ok(Exit::Success)
 }
 
@@ -141,11 +142,7 @@ pub(super) fn propose(
             say(format!("{}: `devices.{name}` is taken out.", document.name));
             proposal.text = Some(without(document, config, name)?);
         } else {
-            say(format!(
-                "{}: `devices.{name}` stays, as {} refer to it.",
-                document.name,
-                references.join(", ")
-            ));
+            say(format!("{}: `devices.{name}` stays: {} uses it.", document.name, references.join(", ")));
         }
     }
     proposal.shown.truncate(proposal.shown.trim_end().len());

@@ -175,7 +175,7 @@ fn what_is_there_or_in_use_is_not_forgotten_and_what_is_referred_to_stays_in_the
     host.permanent_macs.clear();
     let proposal = forget(&host, &none, "lan").unwrap();
     assert!(
-        proposal.text.is_none() && proposal.shown.ends_with("stays, as sriov.lan refer to it."),
+        proposal.text.is_none() && proposal.shown.ends_with("stays: sriov.lan uses it."),
         "{}",
         proposal.shown
     );

@@ -72,6 +72,7 @@ fn entries(functions: &[Found], bridges: bool) -> Vec<Entry<'_>> {
             kind: None,
             function,
             uses: uses.clone(),
+            serials: std::collections::BTreeSet::new(),
         })
         .collect()
 }

@@ -36,8 +36,9 @@ impl<'a> Whole<'a> {
 
     /// For each interface of a PF on a bridge: the bridge, and the guests on it that are not the PF's own.
     pub(super) fn told(&mut self) -> BTreeMap<&'a str, (String, BTreeSet<MacAddress>)> {
-        let config = self.planner.config;
+        let (config, host) = (self.planner.config, self.planner.host);
         let ports = self.ports();
+        let macs_of_bridges = self.macs_of_bridges(&ports);
         let mut told = BTreeMap::new();
         for port in &ports {
             let section = config.networks.get(&port.bridge);
@@ -48,6 +49,10 @@ impl<'a> Whole<'a> {
                 macs.extend(self.macs_of(other));
             }
             macs.extend(self.macs_of_pools(port, &ports));
+            // The box itself, where the bridge does not have the card's own address.
+            let own = host.links.get(port.interface).and_then(|link| link.mac_address);
+            let bridge = macs_of_bridges.get(&port.bridge).copied().filter(|bridge| Some(*bridge) != own);
+            macs.extend(bridge);
             if macs.is_empty() {
                 continue;
             }
@@ -59,6 +64,31 @@ impl<'a> Whole<'a> {
             }
         }
         told
+    }
+
+    /// The address of each bridge that has a PF as a port: that of a PF where it is yet to be made. Left to the kernel it would
+    /// be the least of all ports', and change with them.
+    fn macs_of_bridges(&self, ports: &[Port<'_>]) -> BTreeMap<String, MacAddress> {
+        let (config, host) = (self.planner.config, self.planner.host);
+        let mut macs = BTreeMap::new();
+        for port in ports {
+            let said = config.networks.get(&port.bridge).and_then(|section| section.mac_address);
+            let now = host.links.get(&port.bridge);
+            let own = || host.links.get(port.interface)?.mac_address;
+            let mac = said.or_else(|| now.map_or_else(own, |now| now.mac_address));
+            if let Some(mac) = mac {
+                macs.entry(port.bridge.clone()).or_insert(mac);
+            }
+        }
+        macs
+    }
+
+    /// The addresses that bridges get as they are made.
+    pub(super) fn macs_of_new_bridges(&mut self) -> BTreeMap<String, MacAddress> {
+        let ports = self.ports();
+        let mut macs = self.macs_of_bridges(&ports);
+        macs.retain(|bridge, _| !self.planner.host.links.contains_key(bridge));
+        macs
     }
 
     /// PFs with VFs whose switch is the card's own.

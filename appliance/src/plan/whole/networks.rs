@@ -17,6 +17,7 @@ impl Whole<'_> {
             Ok(wanted) => wanted,
             Err(problems) => return self.refuse_networks(problems),
         };
+        let new_bridges = self.macs_of_new_bridges();
         for (name, mut to) in wanted {
             let from = host.links.get(&name).cloned();
             // An address that the kernel chose is no wish of the file's.
@@ -25,6 +26,7 @@ impl Whole<'_> {
             {
                 to.mac_address = from.mac_address;
             }
+            to.mac_address = to.mac_address.or_else(|| new_bridges.get(&name).copied());
             self.without_dhcp(&name, &mut to);
             if from.as_ref() == Some(&to) {
                 continue;

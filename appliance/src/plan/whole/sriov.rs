@@ -123,12 +123,8 @@ impl Whole<'_> {
         let Some((_, before)) = noted.filter(|(at, _)| made_anew.is_none_or(|made| *at > made)) else {
             return VfAttributes::default();
         };
-        let address = pf.sriov.as_ref().and_then(|able| able.vfs.get(usize::from(vf)));
-        let now = address.and_then(|address| self.planner.host.inventory.function(*address));
-        // A driver of the host chooses one where nobody else does, so that none is not what reads back.
-        let chosen = now.is_some_and(|now| !now.interfaces.is_empty());
         let was = VfAttributes {
-            mac_address: before.mac_address.filter(|_| !chosen),
+            mac_address: before.mac_address,
             vlan_id: before.vlan_id,
             qos: before.qos,
             vlan_proto: before.vlan_proto,
