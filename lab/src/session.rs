@@ -178,7 +178,7 @@ impl Lab {
             outcomes.extend(done);
             if let Some((scenario, line)) = crash {
                 progress::note(&format!(
-                    "The box's own kernel crashed in {}, which is run again in a new box: {line}",
+                    "The box itself crashed in {}, which is run again in a new box: {line}",
                     scenario.name
                 ));
                 crashed.insert(scenario.name.clone());
@@ -204,7 +204,7 @@ struct Boot<'a> {
     crashed: &'a BTreeSet<String>,
 }
 
-/// A scenario, and the line by which the box's kernel said that it crashed in it.
+/// A scenario, and what said that the box crashed in it.
 type Crash = (Scenario, String);
 
 impl Boot<'_> {
@@ -291,6 +291,9 @@ impl Boot<'_> {
                     return Ok(Followed::Crash(line));
                 }
                 Event::Console(_) => {}
+                Event::Ended if !self.crashed.contains(&scenario.name) => {
+                    return Ok(Followed::Crash("the box ended".to_owned()));
+                }
                 Event::Ended => {
                     break Err(format!("the box ended while it ran; console in {}", self.log.display()));
                 }
@@ -339,7 +342,7 @@ impl Boot<'_> {
 enum Followed {
     /// To its end; whether the box is still there.
     End(Outcome, bool),
-    /// Until the box's kernel crashed, as this line says.
+    /// Until the box crashed, as this line says.
     Crash(String),
 }
 
