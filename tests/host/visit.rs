@@ -145,9 +145,12 @@ impl Administrator {
         assert!(output.status.success(), "ip {arguments}: {said}");
     }
 
-    /// Comes in at an address of the box.
+    /// Comes in at an address of the box. He tries more than once: for a moment his host still knows that nobody has
+    /// the address (arp(7)).
     pub(crate) fn comes_in(&self, address: &str) -> Session {
-        self.tries_to_come_in(address).unwrap_or_else(|error| panic!("{address}: {error}"))
+        wait_for(&format!("{address} answers"), Duration::from_secs(10), || {
+            self.tries_to_come_in(address).ok()
+        })
     }
 
     pub(crate) fn tries_to_come_in(&self, address: &str) -> std::io::Result<Session> {
