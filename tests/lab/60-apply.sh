@@ -176,5 +176,5 @@ is "a file that asks for nothing is applied" "$?" 0
 after="$(ip -o link | sed 's/^[0-9]*: //; s/mtu .*//' | sort) $(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs)"
 is "and all is as it was before the first" "$after" "$before"
 throughway history >"$LAB_OUT/history"
-is "the history has every change" "$(grep -c . "$LAB_OUT/history")" "$((steps + 4))"
+is "the history has every change" "$(grep -c . "$LAB_OUT/history")" "$((steps + 5))"
 is "and those that were put back" "$(grep -c 'its process ended' "$LAB_OUT/history")" "$steps"
