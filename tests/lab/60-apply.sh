@@ -142,7 +142,7 @@ host() {
 lines() {
     for _ in $(seq 600); do
         count=0
-        while read -r _; do count=$((count + 1)); done <"$LAB_OUT/killed"
+        while read -r _; do count=$((count + 1)); done </tmp/killed
         [ "$count" -lt "$1" ] || return 0
         sleep 0.05
     done
@@ -152,8 +152,8 @@ host >"$LAB_OUT/host-before"
 held=0
 steps=3
 for step in $(seq "$steps"); do
-    : >"$LAB_OUT/killed"
-    throughway apply "$LAB_OUT/seven.yaml" >"$LAB_OUT/killed" 2>&1 &
+    : >/tmp/killed
+    throughway apply "$LAB_OUT/seven.yaml" >/tmp/killed 2>&1 &
     lines "$step"
     # The process that was started, and the one of its own session that does the work.
     read -r worker </proc/$!/task/$!/children
