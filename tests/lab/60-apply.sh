@@ -138,6 +138,13 @@ host() {
     ip -br addr show type bridge
     ip -br addr show type vlan
 }
+# child_of PID: a process that it started; one of these kernels has no /proc/PID/task/PID/children.
+child_of() {
+    for stat in /proc/[0-9]*/stat; do
+        { read -r child _ _ parent _ <"$stat"; } 2>/dev/null || continue
+        [ "$parent" != "$1" ] || echo "$child"
+    done
+}
 # Waits for so many lines, and starts no process to count them: after the first step the others take no time.
 lines() {
     for _ in $(seq 600); do
@@ -154,9 +161,14 @@ steps=3
 for step in $(seq "$steps"); do
     : >/tmp/killed
     throughway apply "$LAB_OUT/seven.yaml" >/tmp/killed 2>&1 &
-    lines "$step"
     # The process that was started, and the one of its own session that does the work.
-    read -r worker </proc/$!/task/$!/children
+    worker=
+    for _ in $(seq 100); do
+        worker=$(child_of $!)
+        [ -z "$worker" ] || break
+        sleep 0.05
+    done
+    lines "$step"
     kill -9 $! $worker 2>/dev/null
     wait
     throughway recover >>"$LAB_OUT/recovered" 2>&1
