@@ -20,6 +20,13 @@ cat /sysroot/usr/bin/qemu-system-x86_64 "$(command -v throughway)" "$GUEST_KERNE
 /sysroot/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path /sysroot/usr/lib/x86_64-linux-gnu:/sysroot/usr/lib \
     /sysroot/usr/bin/qemu-system-x86_64 --version >/dev/null
 iperf_server
+# The second port, on the same wire: with a namespace of its own, so that packets take it.
+second=$(netdev_of "$(bdf_of igb 1)")
+ip netns add second
+ip link set "$second" netns second
+ip -n second addr add 10.9.0.20/24 dev "$second"
+ip -n second link set "$second" up
+ip netns exec second iperf3 -s -D 3>&-
 
 cat >"$LAB_OUT/vf.yaml" <<END
 version: 1
@@ -94,14 +101,15 @@ one() {
     done
     figure "$1" start $(($(centiseconds) - began))
     peak "$1"
-    retry 30 guest_run "$1" 'ping -c 1 -W 1 10.9.0.1' 5 || return 1
+    retry 30 guest_run "$1" 'ping -c 1 -W 1 10.9.0.1 && ping -c 1 -W 1 10.9.0.20' 5 || return 1
     guest_run "$1" 'ping -c 20 -i 0.2 10.9.0.1' 30 >"$LAB_OUT/ping-$1-$round"
     figure "$1" ping-min "$(sed -n 's/^round-trip.*= \([0-9.]*\).*/\1/p' "$LAB_OUT/ping-$1-$round")"
     figure "$1" ping-avg "$(sed -n 's/^round-trip.*= [0-9.]*\/\([0-9.]*\).*/\1/p' "$LAB_OUT/ping-$1-$round")"
-    for way in out in; do
-        back=
-        [ $way = out ] || back=-R
-        guest_run "$1" "iperf3 -c 10.9.0.1 -t 4 -O 1 $back" 60 >"$LAB_OUT/$way-$1-$round"
+    for way in out in pf-out pf-in; do
+        to=10.9.0.20 back=
+        [ "${way%-*}" != pf ] || to=10.9.0.1
+        [ "${way#pf-}" = out ] || back=-R
+        guest_run "$1" "iperf3 -c $to -t 4 -O 1 $back" 60 >"$LAB_OUT/$way-$1-$round"
         figure "$1" $way "$(iperf_mbits <"$LAB_OUT/$way-$1-$round")"
         peak "$1"
     done

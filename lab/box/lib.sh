@@ -133,6 +133,22 @@ bind() {
     [ "$(driver_of "$1")" = "$2" ]
 }
 
+# vf_functions PF: each VF of a PF, with its driver and driver_override.
+vf_functions() {
+    for lab_path in /sys/bus/pci/devices/"$1"/virtfn*; do
+        [ -e "$lab_path" ] || continue
+        lab_vf=$(basename "$(readlink "$lab_path")")
+        echo "$lab_vf driver $(driver_of "$lab_vf"), override $(cat "$lab_path/driver_override")"
+    done
+}
+
+# vf_state PF: all that can be asked about the VFs of a PF.
+vf_state() {
+    echo "$(cat "/sys/bus/pci/devices/$1/sriov_numvfs") VFs, autoprobe $(cat "/sys/bus/pci/devices/$1/sriov_drivers_autoprobe")"
+    ip link show "$(netdev_of "$1")" | grep '^ *vf '
+    vf_functions "$1"
+}
+
 # irqs NAME: sum of the interrupts of all lines of /proc/interrupts that name NAME.
 irqs() { awk -v name="$1" 'index($0, name) { for (i = 2; i <= NF && $i ~ /^[0-9]+$/; i++) sum += $i } END { print sum + 0 }' /proc/interrupts; }
 

@@ -3,11 +3,14 @@
 //! What the file does not name is left alone: a bridge keeps its other ports, a link its other settings. Only a link's addresses
 //! and a port's VLANs are all or nothing, as half of them would be of no use.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+mod nat;
+mod ports;
 
-use crate::nat::{DhcpRange, Nat};
-use crate::section::{Mode, NetworkSection, NetworkType, Port, PortMode, PortVlan};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use nat::nats;
+
+use crate::section::{Mode, NetworkSection, NetworkType};
 use crate::settings::{Address, Bond, BondMode, Bridge, LinkKind, LinkSettings, MacvtapMode, VlanMembership};
 
 /// The kernel's longest name of a link, in bytes (IFNAMSIZ without the NUL).
@@ -54,55 +57,6 @@ pub fn merge(
         order.iter().filter_map(|name| Some((name.clone(), wanted.remove(name)?))).collect();
     ordered.extend(wanted);
     Ok(ordered)
-}
-
-/// What makes bridges the NAT networks that the file names.
-pub fn nats(sections: &BTreeMap<String, NetworkSection>) -> Result<BTreeMap<String, Nat>, Vec<Problem>> {
-    let (mut nats, mut problems) = (BTreeMap::new(), Vec::new());
-    for (name, section) in sections.iter().filter(|(_, section)| section.kind == NetworkType::Nat) {
-        let addresses: BTreeSet<Address> = section.addresses.iter().flatten().copied().collect();
-        let mut report = |key: Option<&str>, message: &str, help| {
-            let path = std::iter::once(name.as_str()).chain(key).map(str::to_owned).collect();
-            problems.push(Problem { path, message: message.to_owned(), help: Some(help) });
-        };
-        if addresses.is_empty() {
-            report(
-                None,
-                "A NAT network needs `addresses`: its guests go out by them",
-                "such as addresses: [10.77.0.1/24]",
-            );
-        }
-        let range = section.dhcp.as_ref().map(|dhcp| {
-            let (first, last) = dhcp.range.split_once('-')?;
-            Some(DhcpRange { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
-        });
-        let dhcp = match range {
-            None => None,
-            Some(Some(range)) if range.first <= range.last => {
-                let within = |guest: Ipv4Addr| addresses.iter().any(|own| contains(own, guest.into()));
-                if !within(range.first) || !within(range.last) {
-                    report(
-                        Some("dhcp"),
-                        "This range is not within the network of any of its addresses",
-                        "such as range: \"10.77.0.50-10.77.0.150\" for 10.77.0.1/24",
-                    );
-                }
-                Some(range)
-            }
-            Some(_) => {
-                report(
-                    Some("dhcp"),
-                    "This is no range of addresses",
-                    "write the first and the last, such as \"10.77.0.50-10.77.0.150\"",
-                );
-                None
-            }
-        };
-        let others = sections.keys().filter(|other| *other != name).cloned().collect();
-        let isolated = section.isolated.unwrap_or(false);
-        nats.insert(name.clone(), Nat { addresses, dhcp, isolated, others });
-    }
-    if problems.is_empty() { Ok(nats) } else { Err(problems) }
 }
 
 struct Merge<'a> {
@@ -339,99 +293,6 @@ impl Merge<'_> {
                     self.report(&[name], "A macvtap needs base-iface", None);
                 }
                 Some(LinkKind::Macvtap { base: section.base_iface.clone()?, mode: mode? })
-            }
-        }
-    }
-
-    /// A port of a bridge or bond: it has no addresses of its own.
-    fn port(&mut self, controller: &str, section: &NetworkSection, name: &str, port: &Port) {
-        let path = [controller, "ports", name];
-        let others = self.sections.iter().filter(|(other, _)| other.as_str() < controller);
-        if let Some((other, _)) = others.into_iter().find(|(_, other)| other.ports.contains_key(name)) {
-            let message = format!("`{name}` is a port of `{other}` already");
-            self.report(&path, message, None);
-        }
-        let Some(mut wanted) = self.wanted.get(name).or_else(|| self.current.get(name)).cloned() else {
-            self.absent(&path, name);
-            return;
-        };
-        wanted.controller = Some(controller.to_owned());
-        wanted.up = true;
-        wanted.addresses.clear();
-        wanted.gateways.clear();
-        if self
-            .sections
-            .get(name)
-            .is_some_and(|own| own.addresses.is_some() || own.gateway.is_some() || own.dhcp4)
-        {
-            let help = Some("give the address to the bridge or bond");
-            self.report(&path, format!("`{name}` has addresses of its own, which a port cannot use"), help);
-        }
-        let filtering = matches!(
-            self.wanted.get(controller).map(|wanted| &wanted.kind),
-            Some(LinkKind::Bridge(Bridge { vlan_filtering: true, .. }))
-        );
-        match &port.vlan {
-            Some(_) if section.kind == NetworkType::Bond => {
-                self.report(
-                    &[controller, "ports", name, "vlan"],
-                    "Ports of a bond have no VLANs of their own",
-                    None,
-                );
-            }
-            Some(_) if !filtering => {
-                let help = Some("set `vlan-filtering: true` for the bridge");
-                self.report(&[controller, "ports", name, "vlan"], "This bridge does not look at VLANs", help);
-            }
-            Some(vlan) => wanted.vlans = self.vlans(&path, vlan),
-            None if filtering && wanted.vlans.is_empty() => wanted.vlans = default_vlan(),
-            None => {}
-        }
-        if let Some(mtu) = section.mtu
-            && self.sections.get(name).is_none_or(|own| own.mtu.is_none())
-        {
-            wanted.mtu = mtu;
-        }
-        self.wanted.insert(name.to_owned(), wanted);
-    }
-
-    fn vlans(&mut self, path: &[&str], vlan: &PortVlan) -> BTreeMap<u16, VlanMembership> {
-        let at = |key: &'static str| [path, &["vlan", key]].concat();
-        let tags: Vec<u16> = vlan.trunk_tags.iter().flat_map(|tags| tags.all()).collect();
-        if let Some(wrong) = tags.iter().find(|tag| !is_vlan(**tag)) {
-            self.report(&at("trunk-tags"), format!("A VLAN is 1 to 4094, not {wrong}"), None);
-        }
-        if let Some(wrong) = vlan.tag.filter(|tag| !is_vlan(*tag)) {
-            self.report(&at("tag"), format!("A VLAN is 1 to 4094, not {wrong}"), None);
-        }
-        let native = VlanMembership { pvid: true, untagged: true };
-        match vlan.mode {
-            PortMode::Access => {
-                if !tags.is_empty() || vlan.enable_native {
-                    self.report(
-                        &at("mode"),
-                        "An access port has one VLAN: `tag`",
-                        Some("take trunk-tags and enable-native out, or write `mode: trunk`"),
-                    );
-                }
-                if vlan.tag.is_none() {
-                    self.report(&at("mode"), "An access port needs a `tag`", None);
-                }
-                vlan.tag.map(|tag| (tag, native)).into_iter().collect()
-            }
-            PortMode::Trunk => {
-                if vlan.enable_native != vlan.tag.is_some() {
-                    self.report(
-                        &at("mode"),
-                        "A trunk's native VLAN needs both `enable-native: true` and `tag`",
-                        None,
-                    );
-                }
-                if tags.is_empty() && !vlan.enable_native {
-                    self.report(&at("mode"), "A trunk needs `trunk-tags`", None);
-                }
-                let tagged = tags.into_iter().map(|tag| (tag, VlanMembership::default()));
-                tagged.chain(vlan.tag.map(|tag| (tag, native))).collect()
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vfio::IrqKind;
 use vfio::fake::Fake;
 use vmm::spec::{Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VmSpec};
-use vmm::{Machine, Outcome};
+use vmm::{Begun, Machine, Outcome};
 
 use crate::image;
 use crate::machine::{Heard, PATIENCE, available};
@@ -45,7 +45,7 @@ impl InProcess {
         };
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let machine = Machine::new(spec)?;
+            let machine = Machine::new(spec, Begun::begin()?)?;
             tell.send(machine.handle()).unwrap();
             machine.run(resources)
         });

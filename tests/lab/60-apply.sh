@@ -124,16 +124,8 @@ like "VF 0 has its MAC still" "$(vf 0)" "02:00:00:00:06:00.*vlan 100"
 
 # Killed while virtual functions are made and set, which takes the longest: then the host is as before. (62-crash kills the same
 # steps at each boundary.)
-functions() {
-    for path in /sys/bus/pci/devices/"$pf"/virtfn*; do
-        vf=$(basename "$(readlink "$path")")
-        echo "$vf driver $(driver_of "$vf"), override $(cat "$path/driver_override")"
-    done
-}
 host() {
-    echo "$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs) VFs, autoprobe $(cat /sys/bus/pci/devices/"$pf"/sriov_drivers_autoprobe)"
-    ip link show "$link" | grep '^ *vf '
-    functions
+    vf_state "$pf"
     bridge link show | sed 's/^[0-9]*: //'
     ip -br addr show type bridge
     ip -br addr show type vlan

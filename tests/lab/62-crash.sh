@@ -30,17 +30,8 @@ vms:
     nics: {lan: {pf: lan, vf: $2}}
 END
 }
-functions() {
-    for path in /sys/bus/pci/devices/"$pf"/virtfn*; do
-        [ -e "$path" ] || continue
-        vf=$(basename "$(readlink "$path")")
-        echo "$vf driver $(driver_of "$vf"), override $(cat "$path/driver_override")"
-    done
-}
 host() {
-    echo "$(cat /sys/bus/pci/devices/"$pf"/sriov_numvfs) VFs, autoprobe $(cat /sys/bus/pci/devices/"$pf"/sriov_drivers_autoprobe)"
-    ip link show "$link" | grep '^ *vf '
-    functions
+    vf_state "$pf"
     # Not whether they have a carrier, which comes and goes.
     for name in "$link" "$other" br62; do
         folder=/sys/class/net/$name

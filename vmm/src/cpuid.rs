@@ -59,27 +59,38 @@ pub fn apic_id(index: u32, spec: CpuSpec) -> u32 {
     shift(socket, widths.package()) | shift(core, widths.thread) | thread
 }
 
-/// What every vCPU of a machine has in common: KVM is asked once, since it takes long to answer.
-pub struct Template {
-    supported: CpuId,
-    spec: CpuSpec,
+/// What KVM can virtualize of this host's processor. Asked once, since the answer takes long.
+pub struct Supported {
+    leaves: CpuId,
     deadline: bool,
 }
 
-impl Template {
-    /// Asks KVM what it can virtualize, for a machine with this topology.
-    pub fn new(kvm: &Kvm, spec: CpuSpec) -> Result<Self, Error> {
-        Shape::new(spec, 0, true)?;
-        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-        let supported =
-            supported.map_err(|error| Error::Supported(io::Error::from_raw_os_error(error.errno())))?;
-        Ok(Self { supported, spec, deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
+impl Supported {
+    /// Asks KVM.
+    pub fn ask(kvm: &Kvm) -> Result<Self, Error> {
+        let leaves = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let leaves = leaves.map_err(|error| Error::Supported(io::Error::from_raw_os_error(error.errno())))?;
+        Ok(Self { leaves, deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
     }
 
     /// Width of the guest physical addresses that this host can map; 36, which every 64-bit processor has, where KVM does
     /// not say.
     pub fn physical_address_bits(&self) -> u8 {
-        address_width(self.supported.as_slice())
+        address_width(self.leaves.as_slice())
+    }
+}
+
+/// What every vCPU of a machine has in common.
+pub struct Template {
+    supported: Supported,
+    spec: CpuSpec,
+}
+
+impl Template {
+    /// For a machine with this topology.
+    pub fn new(supported: Supported, spec: CpuSpec) -> Result<Self, Error> {
+        Shape::new(spec, 0, true)?;
+        Ok(Self { supported, spec })
     }
 
     /// [`apic_id`] in this topology.
@@ -89,8 +100,8 @@ impl Template {
 
     /// CPUID of the vCPU with this index.
     pub fn for_vcpu(&self, index: u32) -> Result<CpuId, Error> {
-        let shape = Shape::new(self.spec, index, self.deadline)?;
-        let entries = shape.apply(self.supported.as_slice());
+        let shape = Shape::new(self.spec, index, self.supported.deadline)?;
+        let entries = shape.apply(self.supported.leaves.as_slice());
         CpuId::from_entries(&entries).map_err(|_| Error::TooMany(entries.len()))
     }
 }

@@ -25,6 +25,6 @@ pub mod vcpu;
 pub mod vm;
 
 pub use action::Action;
-pub use machine::Machine;
+pub use machine::{Begun, Machine};
 pub use outcome::{Crash, Outcome};
 pub use spec::VmSpec;

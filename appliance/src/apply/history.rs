@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,8 +9,10 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use vfio::PciAddress;
 
-use super::keep::{forget, keep};
+use super::keep::{forget, keep, read_all};
 use super::{Holder, Undo};
+
+const ABOUT: &str = "how the host was before a change";
 
 /// One change of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,16 +75,9 @@ impl History {
         Self { folder: state.join("history") }
     }
 
-    /// All changes, oldest first. One that cannot be read is an error: to pass over it would be to forget how something was.
+    /// All changes, oldest first.
     pub fn records(&self) -> anyhow::Result<Vec<Record>> {
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("Reading {}", self.folder.display()))?,
-        };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-        paths.sort();
-        paths.iter().map(|path| read(path)).collect()
+        read_all(&self.folder, ABOUT)
     }
 
     /// A new change, not yet on disk.
@@ -197,13 +191,6 @@ fn login() -> u32 {
         Ok(u32::MAX) | Err(_) => rustix::process::getuid().as_raw(),
         Ok(user) => user,
     }
-}
-
-fn read(path: &Path) -> anyhow::Result<Record> {
-    let text = fs::read(path).with_context(|| format!("Reading {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| {
-        format!("{} is damaged: it says how the host was before a change; look into it, put that back, then remove it", path.display())
-    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
-//! Files that must survive a power cut.
+//! Files that must survive a power cut, and folders of them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Writes a value as JSON so that from here on it is there: whole, or as it was before.
 pub(super) fn keep(path: &Path, value: &impl Serialize) -> io::Result<()> {
@@ -15,6 +17,27 @@ pub(super) fn keep(path: &Path, value: &impl Serialize) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&fresh, path)?;
     sync_folder(path)
+}
+
+/// Reads a value back. One that cannot be read is an error that says what the file was `about`: to pass over it would be to
+/// forget how something was.
+pub(super) fn read<T: DeserializeOwned>(path: &Path, about: &str) -> anyhow::Result<T> {
+    let text = fs::read(path).with_context(|| format!("Reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| {
+        format!("{} is damaged: it says {about}; look into it, put that back, then remove it", path.display())
+    })
+}
+
+/// Reads all values of a folder, in the order of their names. None where the folder is not there.
+pub(super) fn read_all<T: DeserializeOwned>(folder: &Path, about: &str) -> anyhow::Result<Vec<T>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("Reading {}", folder.display()))?,
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    paths.iter().map(|path| read(path, about)).collect()
 }
 
 /// Removes a file so that it stays removed. One that is not there is no error.

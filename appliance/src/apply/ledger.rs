@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use vfio::PciAddress;
 
+use super::keep::{forget, keep, read, read_all};
 use super::{Claim, Holder, Undo};
+
+const ABOUT: &str = "how devices were before a guest took them";
 
 /// The folder of claims.
 #[derive(Clone, Debug)]
@@ -53,16 +56,9 @@ impl Ledger {
         Ok((file.map_err(|error| failed("Opening", &path, error))?, path))
     }
 
-    /// All claims. A file that cannot be read is an error: to pass over it would be to forget how something was.
+    /// All claims.
     pub fn claims(&self) -> anyhow::Result<Vec<Claim>> {
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("Reading {}", self.folder.display()))?,
-        };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-        paths.sort();
-        paths.iter().map(|path| read(path)).collect()
+        read_all(&self.folder, ABOUT)
     }
 
     /// Functions that running guests hold.
@@ -81,38 +77,24 @@ impl Ledger {
     /// The claim of one guest.
     pub fn claim(&self, vm: &str) -> anyhow::Result<Option<Claim>> {
         let path = self.path(vm);
-        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+        if path.exists() { read(&path, ABOUT).map(Some) } else { Ok(None) }
     }
 
     /// Writes a claim so that it survives a power cut from here on.
     pub fn write(&self, claim: &Claim) -> anyhow::Result<()> {
         self.make_folder()?;
         let path = self.path(&claim.holder.vm);
-        let fresh = path.with_extension("new");
-        let text = serde_json::to_vec_pretty(claim).context("Writing a claim")?;
-        let written = File::create(&fresh).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        });
-        let renamed = written.and_then(|()| fs::rename(&fresh, &path)).and_then(|()| self.sync());
-        renamed.with_context(|| format!("Writing {}", path.display()))
+        keep(&path, claim).with_context(|| format!("Writing {}", path.display()))
     }
 
     /// Forgets a claim: everything is put back.
     pub fn forget(&self, vm: &str) -> anyhow::Result<()> {
         let path = self.path(vm);
-        match fs::remove_file(&path).and_then(|()| self.sync()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.with_context(|| format!("Removing {}", path.display())),
-        }
+        forget(&path).with_context(|| format!("Removing {}", path.display()))
     }
 
     fn make_folder(&self) -> anyhow::Result<()> {
         fs::create_dir_all(&self.folder).map_err(|error| failed("Making", &self.folder, error))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
     }
 
     /// Names of guests are keys of a file, so they may hold anything: what is not plain is written as its bytes' numbers.
@@ -133,13 +115,6 @@ fn failed(doing: &str, path: &Path, error: io::Error) -> anyhow::Error {
         _ => "",
     };
     anyhow::Error::new(error).context(format!("{doing} {}{hint}", path.display()))
-}
-
-fn read(path: &Path) -> anyhow::Result<Claim> {
-    let text = fs::read(path).with_context(|| format!("Reading {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| {
-        format!("{} is damaged: it says how devices were before a guest took them; look into it, put them back, then remove it", path.display())
-    })
 }
 
 #[cfg(test)]

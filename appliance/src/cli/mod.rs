@@ -53,7 +53,9 @@ struct Cli {
     verbose: u8,
 }
 
+// Deferred: the arguments of a command are made up only when it is the one that is called.
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Say everything that is wrong with an appliance file, each problem with its line.
     Check(check::Arguments),

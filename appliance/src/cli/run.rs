@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::Args;
-use vmm::{Machine, Outcome};
+use vmm::{Begun, Machine, Outcome};
 
 use super::StateDir;
 use super::change::nobody_waits;
@@ -35,6 +35,8 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
 }
 
 fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
+    // While the file is read. A host without KVM is told of only when nothing else is wrong.
+    let begun = Begun::begin();
     let (document, config) = check::load(&arguments.file).map_err(Failure::Input)?;
     let name = arguments.vm.as_str();
     let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;
@@ -43,7 +45,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     enough_huge_pages(vm).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
-        return start(name, vm, files, &Applied { slots: Vec::new() });
+        return start(begun, name, vm, files, &Applied { slots: Vec::new() });
     }
     let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
     let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
@@ -51,7 +53,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     if let Err(error) = faults::watch(name, functions) {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
-    let outcome = start(name, vm, files, &applied);
+    let outcome = start(begun, name, vm, files, &applied);
     let restored = give_back(name, &host, &ledger);
     match (outcome, restored) {
         (Ok(outcome), Ok(())) => Ok(outcome),
@@ -98,8 +100,15 @@ fn prepare(
     apply::apply(&plan, name, place, ledger).map_err(Failure::Fault)
 }
 
-fn start(name: &str, vm: &Vm, files: BootFiles, applied: &Applied) -> Result<Outcome, Failure> {
-    let mut machine = Machine::new(guest::spec(name, vm)).map_err(|error| Failure::Fault(error.into()))?;
+fn start(
+    begun: Result<Begun, vmm::machine::Error>,
+    name: &str,
+    vm: &Vm,
+    files: BootFiles,
+    applied: &Applied,
+) -> Result<Outcome, Failure> {
+    let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm), begun));
+    let mut machine = machine.map_err(|error| Failure::Fault(error.into()))?;
     let terminal = Terminal::open(&mut machine).context("Setting the console up").map_err(Failure::Fault)?;
     let console = terminal.console().context("Setting the console up").map_err(Failure::Fault)?;
     let kvm = || Ok(machine.vfio_device()?);

@@ -33,10 +33,12 @@ pub struct Options {
 const VMMS: [&str; 2] = ["throughway", "qemu"];
 
 /// What is measured: its name, what the table calls it, what divides it into the table's unit, digits.
-const WHAT: [(&str, &str, f64, usize); 6] = [
+const WHAT: [(&str, &str, f64, usize); 8] = [
     ("start", "start to user space, s", 100.0, 1),
-    ("out", "TCP out of the guest, Mbit/s", 1.0, 0),
-    ("in", "TCP into the guest, Mbit/s", 1.0, 0),
+    ("out", "TCP out of the guest to another port, Mbit/s", 1.0, 0),
+    ("in", "TCP into the guest from another port, Mbit/s", 1.0, 0),
+    ("pf-out", "TCP out of the guest to its PF, Mbit/s", 1.0, 0),
+    ("pf-in", "TCP into the guest from its PF, Mbit/s", 1.0, 0),
     ("ping-min", "ping, shortest, ms", 1.0, 2),
     ("ping-avg", "ping, mean, ms", 1.0, 2),
     ("memory", "memory beside the guest's at its peak, KiB", 1.0, 0),

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::*;
+use crate::cpuid::{Supported, Template};
 use crate::memory::GuestRam;
 use crate::spec::MemorySpec;
 
@@ -397,7 +398,8 @@ fn run(kernel: &[u8], cmdline: &str) -> Option<Vec<u32>> {
     }
     let mut vcpu = vm.create_vcpu(0).unwrap();
     let one = crate::spec::CpuSpec { sockets: 1, cores: 1, threads: 1 };
-    vcpu.set_cpuid2(&crate::cpuid::Template::new(&kvm, one).unwrap().for_vcpu(0).unwrap()).unwrap();
+    vcpu.set_cpuid2(&Template::new(Supported::ask(&kvm).unwrap(), one).unwrap().for_vcpu(0).unwrap())
+        .unwrap();
     let entry = load_into(&ram, kernel, None, cmdline).unwrap();
     setup_registers(&vcpu, &entry).unwrap();
     let mut written = Vec::new();

@@ -126,8 +126,8 @@ fn no_processors_at_all_are_refused() {
 fn this_hosts_kvm_takes_it() {
     let Some(kvm) = crate::boot::tests::kvm() else { return };
     let spec = CpuSpec { sockets: 1, cores: 3, threads: 2 };
-    let template = Template::new(&kvm, spec).unwrap();
-    assert!((36..=52).contains(&template.physical_address_bits()));
+    let template = Template::new(Supported::ask(&kvm).unwrap(), spec).unwrap();
+    assert!((36..=52).contains(&template.supported.physical_address_bits()));
     let vm = kvm.create_vm().unwrap();
     vm.create_irq_chip().unwrap();
     for index in 0..spec.count() {

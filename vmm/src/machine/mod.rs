@@ -51,11 +51,21 @@ pub struct Machine {
     making: Option<Making>,
 }
 
+/// A machine of which only that is being made which is the same for all, on a thread of its own.
+pub struct Begun(Making);
+
+impl Begun {
+    /// Begins; what fails is said by [`Machine::new`].
+    pub fn begin() -> Result<Self, Error> {
+        Ok(Self(Making::begin()?))
+    }
+}
+
 impl Machine {
     /// Makes the virtual machine and its memory.
-    pub fn new(spec: VmSpec) -> Result<Self, Error> {
-        let making = Some(Making::begin(spec.cpus)?);
-        let vm = Arc::new(Vm::new()?);
+    pub fn new(spec: VmSpec, Begun(making): Begun) -> Result<Self, Error> {
+        let vm = making.vm()?;
+        let making = Some(making);
         let ram = Arc::new(GuestRam::new(&spec.memory)?);
         ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
         vm.create_interrupt_controllers()?;
@@ -112,7 +122,7 @@ impl Running {
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
         let resettable = machine.spec.on_reset == OnReset::Restart;
         let order = Order {
-            vm: Arc::clone(&machine.vm),
+            cpus: machine.spec.cpus,
             ram: Arc::clone(&machine.ram),
             buses: buses.clone(),
             mailbox: Arc::clone(&machine.mailbox),

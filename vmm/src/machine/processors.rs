@@ -1,29 +1,27 @@
-//! Making the processors, on a thread of its own while the rest of the machine is made: what CPUID may say and the vCPUs
-//! take KVM about as long as all the rest.
+//! Making the VM and the processors, on a thread of its own while the owner still reads what machine it is to be, and while
+//! the rest of it is made: a VM, what CPUID may say and the vCPUs take KVM about as long as all the rest.
 //!
 //! ```text
-//!   owner    begin --- VM, RAM, irqchip --- make --- devices ... --- finish
-//!                \                             \                      /
-//!   thread        CPUID of this host ---------- vCPUs, their threads -
+//!   owner    begin --- file, spec --- vm --- RAM, irqchip --- make --- devices ... --- finish
+//!                \                  /                          \                      /
+//!   thread        VM, then CPUID of this host ------------------ vCPUs, their threads -
 //! ```
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-use kvm_ioctls::Kvm;
-
 use super::Error;
-use crate::cpuid::Template;
+use crate::cpuid::{Supported, Template};
 use crate::mailbox::Mailbox;
 use crate::memory::GuestRam;
 use crate::spec::CpuSpec;
 use crate::vcpu::{Buses, Vcpu};
-use crate::vm::{self, Vm};
+use crate::vm::Vm;
 
 /// What the vCPUs are made of.
 pub(super) struct Order {
-    pub(super) vm: Arc<Vm>,
+    pub(super) cpus: CpuSpec,
     pub(super) ram: Arc<GuestRam>,
     pub(super) buses: Buses,
     pub(super) mailbox: Arc<Mailbox>,
@@ -60,26 +58,36 @@ impl Drop for Processors {
     }
 }
 
-/// Processors in the making. Dropped, they end.
+/// The VM and processors in the making. Dropped, they end.
 pub(super) struct Making {
     thread: JoinHandle<()>,
+    vm: Receiver<Arc<Vm>>,
     made: Receiver<Result<Processors, Error>>,
     width: Receiver<u8>,
     order: Sender<Order>,
 }
 
 impl Making {
-    /// Begins with what KVM can say before there is a machine.
-    pub(super) fn begin(spec: CpuSpec) -> Result<Self, Error> {
+    /// Begins with what is the same for every machine.
+    pub(super) fn begin() -> Result<Self, Error> {
         let (order, ordered) = mpsc::channel();
+        let (vm_is, vm) = mpsc::channel();
         let (width_is, width) = mpsc::channel();
         // The owner waits for what is made, not for the end of the thread that made it.
         let (made_is, made) = mpsc::channel();
         let thread = std::thread::Builder::new().name("processors".into());
         let thread = thread.spawn(move || {
-            let _ = made_is.send(make(spec, width_is, &ordered));
+            let _ = made_is.send(make(&vm_is, &width_is, &ordered));
         });
-        Ok(Self { thread: thread.map_err(Error::io("Starting a thread"))?, made, width, order })
+        Ok(Self { thread: thread.map_err(Error::io("Starting a thread"))?, vm, made, width, order })
+    }
+
+    /// Waits for the VM: without memory and without interrupt controllers.
+    pub(super) fn vm(&self) -> Result<Arc<Vm>, Error> {
+        self.vm.recv().map_err(|_| match self.made.recv() {
+            Ok(Err(error)) => error,
+            _ => Error::Processors,
+        })
     }
 
     /// Has the vCPUs made, and answers the width of guest physical addresses while they are.
@@ -115,17 +123,18 @@ impl Drop for Made {
     }
 }
 
-fn make(spec: CpuSpec, width: Sender<u8>, order: &Receiver<Order>) -> Result<Processors, Error> {
-    let kvm =
-        Kvm::new().map_err(|error| vm::Error::Open(std::io::Error::from_raw_os_error(error.errno())))?;
-    let template = Template::new(&kvm, spec)?;
-    let _ = width.send(template.physical_address_bits());
+fn make(vm_is: &Sender<Arc<Vm>>, width: &Sender<u8>, order: &Receiver<Order>) -> Result<Processors, Error> {
+    let vm = Arc::new(Vm::new()?);
+    let _ = vm_is.send(Arc::clone(&vm));
+    let supported = Supported::ask(vm.kvm())?;
+    let _ = width.send(supported.physical_address_bits());
     let mut made = Processors::default();
     // No order: the machine was given up.
     let Ok(order) = order.recv() else { return Ok(made) };
-    for index in 0..spec.count() {
+    let template = Template::new(supported, order.cpus)?;
+    for index in 0..order.cpus.count() {
         let (apic_id, cpuid) = (template.apic_id(index), template.for_vcpu(index)?);
-        let vcpu = Vcpu::new(&order.vm, index, apic_id, &cpuid, order.resettable)?;
+        let vcpu = Vcpu::new(&vm, index, apic_id, &cpuid, order.resettable)?;
         let thread = vcpu.spawn(Arc::clone(&order.ram), order.buses.clone(), Arc::clone(&order.mailbox));
         made.threads.push(thread.map_err(Error::io("Starting a vCPU thread"))?);
         made.vcpus.push(vcpu);
@@ -142,9 +151,10 @@ mod tests {
 
     const CPUS: CpuSpec = CpuSpec { sockets: 1, cores: 2, threads: 1 };
 
-    fn order() -> Option<Order> {
-        let vm = match Vm::new() {
-            Ok(vm) => Arc::new(vm),
+    fn begin() -> Option<(Making, Order)> {
+        let making = Making::begin().unwrap();
+        let vm = match making.vm() {
+            Ok(vm) => vm,
             Err(error) => {
                 eprintln!("skipped: {error}");
                 return None;
@@ -157,36 +167,37 @@ mod tests {
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
         let mailbox = Arc::new(Mailbox::new().unwrap());
         crate::vcpu::install_handler().unwrap();
-        Some(Order { vm, ram, buses, mailbox, resettable: true })
+        Some((making, Order { cpus: CPUS, ram, buses, mailbox, resettable: true }))
     }
 
     #[test]
     fn they_are_made_while_others_work_and_end_when_dropped() {
-        let Some(order) = order() else { return };
-        let vm = Arc::clone(&order.vm);
-        let (width, made) = Making::begin(CPUS).unwrap().make(order).unwrap();
+        let Some((making, order)) = begin() else { return };
+        let ram = Arc::clone(&order.ram);
+        let (width, made) = making.make(order).unwrap();
         assert!((36..=52).contains(&width));
         let processors = made.finish().unwrap();
         assert_eq!((processors.vcpus.len(), processors.threads.len()), (2, 2));
         drop(processors);
-        assert_eq!(Arc::strong_count(&vm), 1);
+        assert_eq!(Arc::strong_count(&ram), 1);
     }
 
     #[test]
     fn nobody_is_left_behind_when_the_machine_is_given_up() {
-        let Some(order) = order() else { return };
-        let vm = Arc::clone(&order.vm);
-        drop(Making::begin(CPUS).unwrap());
-        let (_, made) = Making::begin(CPUS).unwrap().make(order).unwrap();
+        let Some((making, order)) = begin() else { return };
+        let ram = Arc::clone(&order.ram);
+        drop(Making::begin().unwrap());
+        let (_, made) = making.make(order).unwrap();
         drop(made);
-        assert_eq!(Arc::strong_count(&vm), 1);
+        assert_eq!(Arc::strong_count(&ram), 1);
     }
 
     #[test]
     fn what_cannot_be_made_says_why() {
-        let Some(order) = order() else { return };
-        let none = CpuSpec { sockets: 1, cores: 0, threads: 1 };
-        let error = Making::begin(none).unwrap().make(order).err().unwrap();
+        let Some((making, order)) = begin() else { return };
+        let cpus = CpuSpec { sockets: 1, cores: 0, threads: 1 };
+        let (_, made) = making.make(Order { cpus, ..order }).unwrap();
+        let error = made.finish().err().unwrap();
         assert!(matches!(error, Error::Cpuid(crate::cpuid::Error::Topology(_))), "{error}");
     }
 }

@@ -24,7 +24,11 @@ fn vcpu(code: &[u8], device: Arc<dyn BusDevice>) -> Option<(Arc<Vcpu>, JoinHandl
     ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm)))).unwrap();
     vm.create_interrupt_controllers().unwrap();
     ram.memory().write_slice(code, GuestAddress(0x10_0000)).unwrap();
-    let template = cpuid::Template::new(vm.kvm(), CpuSpec { sockets: 1, cores: 1, threads: 1 }).unwrap();
+    let template = cpuid::Template::new(
+        cpuid::Supported::ask(vm.kvm()).unwrap(),
+        CpuSpec { sockets: 1, cores: 1, threads: 1 },
+    )
+    .unwrap();
     let vcpu = Vcpu::new(&vm, 0, 0, &template.for_vcpu(0).unwrap(), false).unwrap();
     vcpu.enter_at(&Entry { protocol: Protocol::Pvh, rip: 0x10_0000 }).unwrap();
     let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };

@@ -10,7 +10,7 @@ use vfio::fake::Fake;
 
 use super::super::testing::vm;
 use crate::Outcome;
-use crate::machine::Machine;
+use crate::machine::{Begun, Machine};
 use crate::spec::{Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VmSpec};
 
 /// Asks function 01:00.0 for its vendor, for ever: says A once when it answers, and G and no more when it reads all ones.
@@ -90,7 +90,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
         on_reset: OnReset::Restart,
         on_device_error: policy,
     };
-    let machine = Machine::new(spec).unwrap();
+    let machine = Machine::new(spec, Begun::begin().unwrap()).unwrap();
     let handle = machine.handle();
     let fake = Arc::new(Fake::nic().named("0000:65:10.2"));
     let (reader, writer) = std::io::pipe().unwrap();
