@@ -102,7 +102,7 @@ fn change(text: &str, state: &Path, at: u64) {
     let left = || plan(text, &host, &ledger, &history);
     let transaction =
         Transaction { history: &history, ledger: &ledger, host: &host, hear: &hear, left: &left };
-    let outcome = transaction.run(record, &todo, lock, Duration::from_secs(1)).unwrap();
+    let outcome = transaction.run(record, &todo, lock, Some(Duration::from_secs(1))).unwrap();
     assert_eq!(outcome, Outcome::Committed);
 }
 

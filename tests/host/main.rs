@@ -1,7 +1,8 @@
 //! The whole program on a host of its own: a network namespace that each test makes. Needs root.
 //!
 //! Nobody is locked out by a change (`lockout`), what others change is seen (`drift`), what the program reports is what other tools
-//! say (`others`), and a link that another program keeps is left to it (`owners`).
+//! say (`others`), a link that another program keeps is left to it
+//! (`owners`), and after a restart all is as it was (`restore`).
 
 mod drift;
 mod lockout;
@@ -10,6 +11,7 @@ mod lockout;
 mod namespace;
 mod others;
 mod owners;
+mod restore;
 mod visit;
 
 use std::collections::BTreeMap;

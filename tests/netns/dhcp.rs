@@ -49,7 +49,10 @@ fn apply(text: &str, state: &Path) -> Vec<String> {
     let left = || plan(text, &host, &ledger, &history);
     let transaction =
         Transaction { history: &history, ledger: &ledger, host: &host, hear: &|_| {}, left: &left };
-    assert_eq!(transaction.run(record, &todo, lock, Duration::from_secs(1)).unwrap(), Outcome::Committed);
+    assert_eq!(
+        transaction.run(record, &todo, lock, Some(Duration::from_secs(1))).unwrap(),
+        Outcome::Committed
+    );
     steps
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Undo;
+use super::restart::{boot, is_this_boot};
 
 /// Who holds a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct Holder {
     pub pid: u32,
     /// When that process started, in clock ticks since boot (field 22 of /proc/PID/stat): a number can be given out again.
     pub started: u64,
+    /// In which boot: after another one none of its processes is there, and none of what they did to the kernel.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot: String,
 }
 
 /// All that a guest holds, oldest first.
@@ -30,12 +34,17 @@ impl Holder {
     /// This process.
     pub fn this(vm: &str) -> Self {
         let pid = std::process::id();
-        Self { vm: vm.to_owned(), pid, started: started(pid).unwrap_or(0) }
+        Self { vm: vm.to_owned(), pid, started: started(pid).unwrap_or(0), boot: boot().to_owned() }
     }
 
     /// The process is still there, and no other with its number.
     pub fn is_alive(&self) -> bool {
-        started(self.pid) == Some(self.started)
+        self.is_of_this_boot() && started(self.pid) == Some(self.started)
+    }
+
+    /// The box was not started anew since.
+    pub fn is_of_this_boot(&self) -> bool {
+        is_this_boot(&self.boot)
     }
 }
 
@@ -57,6 +66,7 @@ mod tests {
     fn this_process_lives_and_a_namesake_does_not() {
         let holder = Holder::this("a");
         assert!(holder.is_alive());
-        assert!(!Holder { started: holder.started + 1, ..holder }.is_alive());
+        assert!(!Holder { started: holder.started + 1, ..holder.clone() }.is_alive());
+        assert!(!Holder { boot: "another".into(), ..holder }.is_alive());
     }
 }

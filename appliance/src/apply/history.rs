@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use vfio::PciAddress;
 
 use super::keep::{forget, keep, read_all};
+use super::restart::{boot, is_this_boot};
 use super::{Holder, Undo};
 
 const ABOUT: &str = "how the host was before a change";
@@ -24,8 +25,17 @@ pub struct Record {
     pub user: u32,
     /// When, in seconds since 1970.
     pub started: u64,
-    /// What was asked for: `apply FILE`, `rollback of 7`.
+    /// In which boot of the box: how things were before it is nothing to another boot.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot: String,
+    /// What was asked for: `apply FILE`, `rollback of 7`, `restore of 7`.
     pub title: String,
+    /// Where the file is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// The change that it brought back after the box was started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<u64>,
     /// The file's text; none for a change that goes back to before any file.
     pub text: Option<String>,
     /// Its steps, as a person reads them.
@@ -36,6 +46,18 @@ pub struct Record {
     pub released: Vec<String>,
     /// What became of it.
     pub state: State,
+}
+
+impl Record {
+    /// The box was not started anew since.
+    pub fn is_of_this_boot(&self) -> bool {
+        is_this_boot(&self.boot)
+    }
+
+    /// The change that somebody asked for: itself, or what it brought back.
+    pub fn origin(&self) -> u64 {
+        self.restores.unwrap_or(self.id)
+    }
 }
 
 /// What became of a change.
@@ -84,8 +106,22 @@ impl History {
     pub fn begin(&self, title: String, text: Option<String>, steps: Vec<String>) -> anyhow::Result<Record> {
         let id = self.records()?.last().map_or(1, |last| last.id.saturating_add(1));
         let state = State::Applying { holder: Holder::this("") };
-        let (user, started) = (login(), now());
-        Ok(Record { id, user, started, title, text, steps, undo: Vec::new(), released: Vec::new(), state })
+        let (user, started, boot) = (login(), now(), boot().to_owned());
+        let (undo, released) = (Vec::new(), Vec::new());
+        Ok(Record {
+            id,
+            user,
+            started,
+            boot,
+            title,
+            file: None,
+            restores: None,
+            text,
+            steps,
+            undo,
+            released,
+            state,
+        })
     }
 
     /// Writes a change so that it survives a power cut from here on.
@@ -100,6 +136,24 @@ impl History {
         record.state = State::Committed;
         self.write(&record)?;
         self.forget_confirmation(record.id);
+        Ok(())
+    }
+
+    /// Nothing of a change is left.
+    pub(super) fn give_up(&self, mut record: Record, why: String) -> anyhow::Result<()> {
+        record.state = State::Reverted { why };
+        self.write(&record)?;
+        self.forget_confirmation(record.id);
+        Ok(())
+    }
+
+    /// Forgets what earlier boots were brought back by: else there would be one more with each.
+    pub fn forget_restores(&self) -> anyhow::Result<()> {
+        let old = |record: &Record| record.restores.is_some() && !record.is_of_this_boot();
+        for record in self.records()?.iter().filter(|record| old(record)) {
+            let path = self.path(record.id);
+            forget(&path).with_context(|| format!("Removing {}", path.display()))?;
+        }
         Ok(())
     }
 
@@ -132,11 +186,13 @@ impl History {
 
 /// How everything that Throughway has changed and not given back was before it first did, oldest first.
 ///
-/// VFs are given back with their PF: until it is, how each was is kept, as they are made anew when it is.
+/// VFs are given back with their PF: until it is, how each was is kept, as they are made anew when it is. What was changed before
+/// the box was started anew went with that.
 pub fn originals(records: &[Record]) -> Vec<Undo> {
     let mut first = BTreeMap::<String, (usize, Undo)>::new();
     let mut count = 0;
-    for record in records.iter().filter(|record| record.state == State::Committed) {
+    for record in records.iter().filter(|record| record.state == State::Committed && record.is_of_this_boot())
+    {
         // Routes follow addresses, and are never a wish of their own.
         for undo in record.undo.iter().filter(|undo| !matches!(undo, Undo::Routes { .. })) {
             first.entry(undo.object()).or_insert_with(|| (count, undo.clone()));
@@ -223,6 +279,29 @@ mod tests {
     }
 
     #[test]
+    fn what_another_boot_had_is_nothing_to_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::at(folder.path());
+        for (boot, restores, undo) in [
+            ("another", None, pages(1, 10)),
+            ("another", Some(1), pages(1, 11)),
+            (boot(), Some(1), pages(1, 12)),
+        ] {
+            let mut record = history.begin("a change".into(), None, Vec::new()).unwrap();
+            (record.boot, record.restores, record.undo) = (boot.to_owned(), restores, vec![undo]);
+            record.state = State::Committed;
+            history.write(&record).unwrap();
+        }
+        assert_eq!(originals(&history.records().unwrap()), [pages(1, 12)]);
+        history.forget_restores().unwrap();
+        let left = history.records().unwrap();
+        assert_eq!(
+            left.iter().map(|record| (record.id, record.origin())).collect::<Vec<_>>(),
+            [(1, 1), (3, 1)]
+        );
+    }
+
+    #[test]
     fn vfs_are_given_back_with_their_pf() {
         let pf = "0000:01:00.0".parse().unwrap();
         let vf = Undo::Vf { pf, before: netconfig::VfState { trust: Some(true), ..Default::default() } };
@@ -232,7 +311,10 @@ mod tests {
             id: 1,
             user: 0,
             started: 0,
+            boot: String::new(),
             title: String::new(),
+            file: None,
+            restores: None,
             text: None,
             steps: Vec::new(),
             undo: undo.iter().map(|undo| (*undo).clone()).collect(),

@@ -12,6 +12,7 @@ use vfio::bind::VFIO_PCI;
 use vfio::inventory::{Function, Inventory};
 
 use super::keep::keep;
+use super::restart::boot;
 use crate::config::Config;
 use crate::host::{Burnt, HostState};
 use crate::plan;
@@ -81,7 +82,7 @@ impl Sightings {
     /// Notes all devices of a file that are there.
     pub fn note(&self, config: &Config, host: &HostState) -> anyhow::Result<()> {
         let mut seen = self.read()?;
-        seen.look(config, host, &boot());
+        seen.look(config, host, boot());
         self.write(&seen)
     }
 }
@@ -108,7 +109,7 @@ impl Seen {
 
     /// What was burnt into those that vfio-pci has, at the places where they were seen since the box was started.
     pub fn remembered(&self, inventory: &Inventory) -> BTreeMap<PciAddress, Burnt> {
-        self.remembered_in(inventory, &boot())
+        self.remembered_in(inventory, boot())
     }
 
     fn remembered_in(&self, inventory: &Inventory, boot: &str) -> BTreeMap<PciAddress, Burnt> {
@@ -130,11 +131,6 @@ impl Seen {
 
 fn ids(function: &Function) -> [u16; 4] {
     [function.vendor, function.device, function.subsystem_vendor, function.subsystem_device]
-}
-
-fn boot() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
 }
 
 #[cfg(test)]

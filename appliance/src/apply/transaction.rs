@@ -86,13 +86,13 @@ impl Journal for Noting<'_> {
 
 impl Transaction<'_> {
     /// Does what the plan says, looks whether it is so, and waits for a confirmation when the administrator's way was changed.
-    /// Who calls holds the ledger's lock; it is let go while a confirmation is waited for.
+    /// Who calls holds the ledger's lock; it is let go while a confirmation is waited for. Without a time nobody has to confirm it.
     pub fn run(
         &self,
         record: Record,
         plan: &HostPlan,
         lock: super::Lock,
-        confirm_within: Duration,
+        confirm_within: Option<Duration>,
     ) -> anyhow::Result<Outcome> {
         self.history.forget_confirmation(record.id);
         self.history.write(&record)?;
@@ -103,9 +103,9 @@ impl Transaction<'_> {
             return self.revert(record, format!("{error:#}"));
         }
         record.released = plan.steps.iter().filter_map(|planned| released(&planned.step)).collect();
-        if !plan.needs_confirmation() {
+        let Some(confirm_within) = confirm_within.filter(|_| plan.needs_confirmation()) else {
             return self.commit(record);
-        }
+        };
         let told_to_end = told_to_end();
         let until = now().saturating_add(confirm_within.as_secs());
         record.state = State::Waiting { holder: Holder::this(""), until };
@@ -223,16 +223,13 @@ fn released(step: &Step) -> Option<String> {
 }
 
 /// Puts back what a change did, as far as it got. May be done twice.
-pub fn revert(mut record: Record, why: &str, history: &History, host: &Host) -> anyhow::Result<()> {
+pub fn revert(record: Record, why: &str, history: &History, host: &Host) -> anyhow::Result<()> {
     steps::put_back(&record.undo, host)
         .with_context(|| format!("Putting back what change {} ({}) did", record.id, record.title))?;
-    record.state = State::Reverted { why: why.to_owned() };
-    history.write(&record)?;
-    history.forget_confirmation(record.id);
-    Ok(())
+    history.give_up(record, why.to_owned())
 }
 
-/// Puts back what changes did whose processes are gone; how many.
+/// Puts back what changes did whose processes are gone; how many. What they did before the box was started anew went with that.
 pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> {
     let mut count: usize = 0;
     for record in history.records()? {
@@ -248,6 +245,13 @@ pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> 
             }
             _ => continue,
         };
+        if !record.is_of_this_boot() {
+            let why = format!("{why}: the box was started anew");
+            tracing::warn!("Change {} ({}): {why}; nothing is left of it", record.id, record.title);
+            history.give_up(record, why)?;
+            count = count.saturating_add(1);
+            continue;
+        }
         tracing::warn!("Change {} ({}): {why}; putting everything back", record.id, record.title);
         revert(record, why, history, host)?;
         count = count.saturating_add(1);

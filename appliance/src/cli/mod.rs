@@ -81,6 +81,8 @@ enum Command {
     Status(change::StatusArguments),
     /// Put back what guests that ended badly had taken: drivers, MAC addresses, VLANs.
     Recover(StateDir),
+    /// Bring the host to what was applied last and holds, as after a restart of the box.
+    Restore(change::RestoreArguments),
     /// Print the JSON schema of the appliance file.
     Schema,
 }
@@ -113,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::History(arguments) => change::history(&arguments),
         Command::Status(arguments) => change::status(&arguments),
         Command::Recover(state) => run::recover(&state.state_dir),
+        Command::Restore(arguments) => change::restore(&arguments),
         Command::Schema => check::schema(),
     };
     exit.into()

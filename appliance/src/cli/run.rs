@@ -137,9 +137,16 @@ fn give_back(name: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<()> {
 pub(super) fn put_back_the_dead(host: &Host, ledger: &Ledger) -> anyhow::Result<usize> {
     let dead: Vec<_> = ledger.claims()?.into_iter().filter(|claim| !claim.holder.is_alive()).collect();
     for claim in &dead {
+        let vm = &claim.holder.vm;
+        if !claim.holder.is_of_this_boot() {
+            tracing::info!(
+                "Guest `{vm}` ended with the boot before, and its devices are as this one made them"
+            );
+            ledger.forget(vm)?;
+            continue;
+        }
         tracing::warn!(
-            "Guest `{}` (process {}) ended without giving its devices back; doing it now",
-            claim.holder.vm,
+            "Guest `{vm}` (process {}) ended without giving its devices back; doing it now",
             claim.holder.pid
         );
         apply::restore(claim, host, ledger)?;

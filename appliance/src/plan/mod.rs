@@ -2,6 +2,7 @@
 
 mod adopt;
 mod device;
+mod leave_out;
 mod management;
 mod nic;
 mod pool;
@@ -21,6 +22,7 @@ use vfio::bind::VFIO_PCI;
 use vfio::inventory::Function;
 
 pub use self::adopt::{Trait, candidate, compare, references};
+pub use self::leave_out::{leave_out, path_of};
 use self::management::Management;
 pub(crate) use self::text::vf_fields;
 use self::text::{changes, vf_changes};

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use clap::Args;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::fcntl_setpipe_size;
 
+use super::status::NO_FILE;
 use super::{Failure, Place, ended};
 use crate::apply::{self, Event, History, Lock, Outcome, Record, State, Transaction, Undo, now};
 use crate::cli::StateDir;
@@ -48,7 +50,7 @@ pub(in crate::cli) fn rollback(state: &StateDir) -> Exit {
 }
 
 /// Runs `work` in a process of its own session, and relays what it says for as long as this one lives.
-fn in_a_worker(state: &StateDir, work: impl FnOnce() -> Result<Exit, Failure>) -> Exit {
+pub(super) fn in_a_worker(state: &StateDir, work: impl FnOnce() -> Result<Exit, Failure>) -> Exit {
     if std::env::var_os(WORKER).is_some() {
         if let Err(error) = rustix::process::setsid() {
             tracing::debug!("Making a session: {error}");
@@ -114,7 +116,7 @@ fn relay(place: &Place) -> anyhow::Result<Exit> {
     Ok(Exit::from_code(status.code()))
 }
 
-fn hear(event: Event<'_>) {
+pub(super) fn hear(event: Event<'_>) {
     match event {
         Event::Step(step) => tell(&step.to_string()),
         Event::Noted(_) => {}
@@ -126,7 +128,7 @@ fn hear(event: Event<'_>) {
 }
 
 /// To whoever still listens: a terminal that is gone is no reason to stop.
-fn tell(line: &str) {
+pub(super) fn tell(line: &str) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
@@ -147,18 +149,10 @@ fn try_apply(arguments: &ApplyArguments) -> Result<Exit, Failure> {
         return Ok(Exit::Success);
     }
     let steps = plan.steps.iter().map(|planned| planned.step.to_string()).collect();
-    let record = place.history.begin(format!("apply {file}"), Some(document.text.clone()), steps)?;
-    let left = || {
-        place.plan(&document, &config).map_err(|failure| match failure {
-            Failure::Input(problems) => {
-                let texts: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
-                anyhow::anyhow!("{}", texts.join("; "))
-            }
-            Failure::Refused(error) | Failure::Fault(error) => error,
-        })
-    };
+    let mut record = place.history.begin(format!("apply {file}"), Some(document.text.clone()), steps)?;
+    record.file = std::path::absolute(file).ok();
     let within = Duration::from_secs(config.management.confirm_timeout.0.into());
-    finish(&place, record, &plan, lock, within, &left)
+    finish(&place, record, &plan, lock, within, &|| place.left(&document, &config))
 }
 
 fn finish(
@@ -172,7 +166,7 @@ fn finish(
     let id = record.id;
     let Place { host, ledger, history } = place;
     let transaction = Transaction { history, ledger, host, hear: &hear, left };
-    match transaction.run(record, plan, lock, within)? {
+    match transaction.run(record, plan, lock, Some(within))? {
         Outcome::Committed => {
             tell(&format!("Change {id} holds."));
             Ok(Exit::Success)
@@ -203,8 +197,13 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     let Some(last) = apply::current(&records) else {
         return Err(Failure::Refused(anyhow::anyhow!("There is no change to go back from")));
     };
-    let before: Vec<Record> = records.iter().take_while(|record| record.id != last.id).cloned().collect();
-    let text = apply::current(&before).and_then(|before| before.text.clone());
+    let before: Vec<Record> =
+        records.iter().take_while(|record| record.id != last.origin()).cloned().collect();
+    let before = apply::current(&before);
+    let (text, path) = before.map_or((None, None), |before| (before.text.clone(), before.file.clone()));
+    if last.restores.is_some() || !last.is_of_this_boot() {
+        return back_by_file(&place, last.origin(), text, path, lock);
+    }
     let undo = &last.undo;
     let config = text
         .as_deref()
@@ -221,10 +220,32 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     }
     let plan = release(&config, &host, undo);
     let steps = plan.steps.iter().map(|planned| planned.step.to_string()).collect();
-    let record = place.history.begin(format!("rollback of {}", last.id), text.clone(), steps)?;
+    let mut record = place.history.begin(format!("rollback of {}", last.id), text.clone(), steps)?;
+    record.file = path;
     let within = Duration::from_secs(config.management.confirm_timeout.0.into());
     let left = || Ok(release(&config, &read()?, undo));
     finish(&place, record, &plan, lock, within, &left)
+}
+
+/// Goes back from a change of an earlier boot: what it found is nothing to this one, so what held before it is applied.
+fn back_by_file(
+    place: &Place,
+    change: u64,
+    text: Option<String>,
+    path: Option<PathBuf>,
+    lock: Lock,
+) -> Result<Exit, Failure> {
+    let document = config::Document {
+        name: "the file before".into(),
+        text: text.clone().unwrap_or_else(|| NO_FILE.to_owned()),
+    };
+    let config = config::load(&document).map_err(Failure::Input)?;
+    let plan = place.plan(&document, &config)?;
+    let steps = plan.steps.iter().map(|planned| planned.step.to_string()).collect();
+    let mut record = place.history.begin(format!("rollback of {change}"), text, steps)?;
+    record.file = path;
+    let within = Duration::from_secs(config.management.confirm_timeout.0.into());
+    finish(place, record, &plan, lock, within, &|| place.left(&document, &config))
 }
 
 /// A function that a guest holds and that an undo would touch.
@@ -266,6 +287,12 @@ fn try_confirm(arguments: &ConfirmArguments) -> Result<Exit, Failure> {
     };
     let id = record.id;
     match &record.state {
+        State::Waiting { holder, .. } if !holder.is_of_this_boot() => {
+            let error = anyhow::anyhow!(
+                "Change {id} went when the box was started anew, before it was confirmed: apply its file again"
+            );
+            return Err(Failure::Refused(error));
+        }
         State::Waiting { holder, until } if !holder.is_alive() && now() > *until => {
             let error = anyhow::anyhow!(
                 "Change {id} was to be confirmed earlier, and the process that waited for it is gone: `throughway recover` puts it back"

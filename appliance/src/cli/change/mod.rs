@@ -1,20 +1,22 @@
-//! Changes of the whole host: `throughway plan`, `apply`, `confirm`, `rollback`, `history` and `status`.
+//! Changes of the whole host: `throughway plan`, `apply`, `confirm`, `rollback`, `restore`, `history` and `status`.
 
 mod apply;
 mod history;
 mod plan;
+mod restore;
 mod status;
 mod watch;
 
 pub(super) use apply::{ApplyArguments, ConfirmArguments, apply, confirm, nobody_waits, rollback};
 pub(super) use history::{HistoryArguments, history};
 pub(super) use plan::{PlanArguments, plan};
+pub(super) use restore::{RestoreArguments, restore};
 pub(super) use status::{StatusArguments, status};
 
 use super::check::at_their_lines;
 use super::failure::{Failure, ended};
 use super::{StateDir, run};
-use crate::apply::{History, Host, Ledger, Lock, originals, revert_the_dead};
+use crate::apply::{History, Host, Ledger, Lock, after_restart, originals, revert_the_dead};
 use crate::config::{self, Config, Document};
 use crate::host::HostState;
 use crate::plan::{HostPlan, whole};
@@ -37,6 +39,17 @@ impl Place {
         let host = self.read(config)?;
         whole(config, &host, &originals)
             .map_err(|refusals| Failure::Input(at_their_lines(document, &refusals)))
+    }
+
+    /// What is still to be done, where being refused is a failure of its own.
+    fn left(&self, document: &Document, config: &Config) -> anyhow::Result<HostPlan> {
+        self.plan(document, config).map_err(|failure| match failure {
+            Failure::Input(problems) => {
+                let texts: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
+                anyhow::anyhow!("{}", texts.join("; "))
+            }
+            Failure::Refused(error) | Failure::Fault(error) => error,
+        })
     }
 
     /// The host now, as far as a file needs it.
@@ -66,6 +79,7 @@ impl Place {
         let lock = self.ledger.lock()?;
         run::put_back_the_dead(&self.host, &self.ledger)?;
         revert_the_dead(&self.history, &self.host)?;
+        after_restart(&self.history, &self.host)?;
         Ok(lock)
     }
 }

@@ -52,8 +52,10 @@ fn forget(arguments: &Arguments) -> Result<Exit, Failure> {
         if claim.undo.is_empty() { ledger.forget(&claim.holder.vm)? } else { ledger.write(claim)? }
     }
     if !proposal.released.is_empty() {
-        let text = apply::current(&records).and_then(|current| current.text.clone());
+        let current = apply::current(&records);
+        let text = current.and_then(|current| current.text.clone());
         let mut record = history.begin(format!("forget {name}"), text, Vec::new())?;
+        record.file = current.and_then(|current| current.file.clone());
         (record.released, record.state) = (proposal.released, State::Committed);
         history.write(&record)?;
     }
