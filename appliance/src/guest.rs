@@ -80,5 +80,5 @@ pub fn resources(
             slots.push(Slot { name: name.clone(), functions });
         }
     }
-    Ok(Resources { kernel: files.kernel, initrd: files.initrd, console, slots })
+    Ok(Resources { kernel: files.kernel, initrd: files.initrd, console, slots, virtio: Vec::new() })
 }

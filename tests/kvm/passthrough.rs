@@ -42,6 +42,7 @@ impl InProcess {
             initrd: None,
             console: Console { input: Some(typed.into()), output: writer.into() },
             slots: slots.iter().map(|fake| slot(fake)).collect(),
+            virtio: Vec::new(),
         };
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {

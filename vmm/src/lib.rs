@@ -5,7 +5,8 @@
 //!
 //! Rooms: `vm` (the KVM handle: memory slots and interrupt routes), `memory` (guest RAM), `layout` (the address map),
 //! `vcpu`, `cpuid`, `boot` (direct boot), `acpi`, `legacy` (the chipset's small devices), `pci` (config space, root
-//! ports, BAR planner), `passthrough` (one host function in a guest slot), `machine` (puts it all together).
+//! ports, BAR planner), `passthrough` (one host function in a guest slot), `virtio` (devices of our own), `machine` (puts
+//! it all together).
 
 pub mod acpi;
 pub mod action;
@@ -22,6 +23,7 @@ pub mod passthrough;
 pub mod pci;
 pub mod spec;
 pub mod vcpu;
+pub mod virtio;
 pub mod vm;
 
 pub use action::Action;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vfio::PciFunction;
 
+use crate::virtio::VirtioDevice;
+
 /// One guest machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -90,6 +92,8 @@ pub struct Resources {
     pub console: Console,
     /// The functions given to the guest, in slot order.
     pub slots: Vec<Slot>,
+    /// The virtio devices, in the order of their root ports, behind those of `slots`.
+    pub virtio: Vec<VirtioSlot>,
 }
 
 /// Both ends of COM1: terminals, files, pipes or sockets alike.
@@ -106,4 +110,12 @@ pub struct Slot {
     pub name: String,
     /// At most eight; the first is function 0.
     pub functions: Vec<Arc<dyn PciFunction>>,
+}
+
+/// A virtio device behind a root port of its own.
+pub struct VirtioSlot {
+    /// For logs: `nic lan`, `disk root`.
+    pub name: String,
+    /// The device.
+    pub device: Box<dyn VirtioDevice>,
 }

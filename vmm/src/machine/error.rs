@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{acpi, boot, bus, cpuid, memory, passthrough, pci, vm};
+use crate::{acpi, boot, bus, cpuid, memory, passthrough, pci, virtio, vm};
 
 /// Each part's own error, which says what was being done to which object.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,8 @@ pub enum Error {
     /// A chipset function that contradicts itself.
     #[error(transparent)]
     Layout(#[from] pci::LayoutError),
-    /// More slots than root ports.
-    #[error("A guest has at most 30 slots for PCI functions")]
+    /// More slots and virtio devices than root ports.
+    #[error("A guest has at most 30 slots for PCI functions and virtio devices")]
     TooManySlots,
     /// A host function that the kernel or its server cannot serve.
     #[error(transparent)]
@@ -40,6 +40,9 @@ pub enum Error {
     /// A host function that cannot be given to the guest.
     #[error(transparent)]
     Passthrough(#[from] passthrough::Error),
+    /// A virtio device that cannot be made.
+    #[error(transparent)]
+    Virtio(#[from] virtio::Error),
     /// Two devices at one address.
     #[error(transparent)]
     Bus(#[from] bus::Overlap),

@@ -11,8 +11,9 @@ use super::events::{Events, Source};
 use crate::memory::GuestRam;
 use crate::passthrough::{PassthroughDevice, Placement, map_guest_ram};
 use crate::pci::{self, Devfn, PciDevice, Place, Request, Root, RootPort, Space, host_bridge};
-use crate::spec::Slot;
+use crate::spec::{Slot, VirtioSlot};
 use crate::vcpu::Buses;
+use crate::virtio::VirtioFunction;
 use crate::vm::Vm;
 use crate::{Action, acpi, layout};
 
@@ -33,6 +34,8 @@ struct Watch {
 pub(super) struct Hierarchy {
     root: Arc<Root>,
     watches: Vec<Watch>,
+    virtio: Vec<Arc<VirtioFunction>>,
+    next_port: u8,
     space: Space,
 }
 
@@ -59,21 +62,54 @@ impl Hierarchy {
         let spaces = spaces(&slots);
         map_guest_ram(ram, &spaces)?;
         let space = Space { ram_end, phys_bits: address_bits, iova: common_ranges(&spaces) };
-        let mut hierarchy = Self { root, watches: Vec::new(), space };
-        for (slot, port) in slots.into_iter().zip(FIRST_PORT..) {
-            hierarchy.add_slot(vm, slot, port)?;
+        let mut hierarchy =
+            Self { root, watches: Vec::new(), virtio: Vec::new(), next_port: FIRST_PORT, space };
+        for slot in slots {
+            hierarchy.add_slot(vm, slot)?;
         }
         Ok(hierarchy)
     }
 
-    fn add_slot(&mut self, vm: &Arc<Vm>, slot: Slot, device: u8) -> Result<(), Error> {
+    /// The next root port, with something behind it.
+    fn add_port(&mut self) -> Result<Devfn, Error> {
+        let device = self.next_port;
         let devfn = Devfn::new(device, 0).filter(|_| device <= LAST_PORT).ok_or(Error::TooManySlots)?;
         self.root.add(Place::Root(devfn), Arc::new(RootPort::new(device.into(), true)?))?;
+        self.next_port = device.saturating_add(1);
+        Ok(devfn)
+    }
+
+    /// Puts a virtio device behind a root port of its own.
+    pub(super) fn add_virtio(
+        &mut self,
+        vm: &Arc<Vm>,
+        ram: &Arc<GuestRam>,
+        slot: VirtioSlot,
+    ) -> Result<(), Error> {
+        let port = self.add_port()?;
+        let place = Place::Behind { port, function: 0 };
+        let gsi = layout::intx_gsi(port.device(), 0);
+        let device = Arc::new(VirtioFunction::new(vm, ram, &slot.name, slot.device, gsi)?);
+        self.virtio.push(Arc::clone(&device));
+        Ok(self.root.add(place, device)?)
+    }
+
+    /// What each virtio device says of itself.
+    pub(super) fn each_report(&self, log: impl Fn(&str)) {
+        for device in &self.virtio {
+            if let Some(report) = device.report() {
+                log(&format!("{}: {report}", device.label()));
+            }
+        }
+    }
+
+    fn add_slot(&mut self, vm: &Arc<Vm>, slot: Slot) -> Result<(), Error> {
+        let devfn = self.add_port()?;
         let multifunction = slot.functions.len() > 1;
         for (function, number) in slot.functions.into_iter().zip(0..) {
             function.reset().or_else(|error| reset_not_possible(&*function, error))?;
             let placement = Placement {
-                intx_gsi: layout::intx_gsi(device, 0),
+                intx_gsi: layout::intx_gsi(devfn.device(), 0),
                 multifunction,
                 rom: false,
                 peer_to_peer: false,

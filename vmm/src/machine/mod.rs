@@ -118,7 +118,7 @@ struct Running {
 
 impl Running {
     fn build(mut machine: Machine, resources: Resources) -> Result<Self, Error> {
-        let Resources { kernel, initrd, console, slots } = resources;
+        let Resources { kernel, initrd, console, slots, virtio } = resources;
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
         let resettable = machine.spec.on_reset == OnReset::Restart;
         let order = Order {
@@ -136,7 +136,10 @@ impl Running {
         let serial = SerialPort::new(&machine.vm, console.output)?;
         insert_legacy(&buses, &machine.ram, &pm, &serial)?;
 
-        let hierarchy = Hierarchy::build(&machine.vm, &machine.ram, &buses, slots, address_bits)?;
+        let mut hierarchy = Hierarchy::build(&machine.vm, &machine.ram, &buses, slots, address_bits)?;
+        for slot in virtio {
+            hierarchy.add_virtio(&machine.vm, &machine.ram, slot)?;
+        }
 
         let events = Events::new().map_err(Error::io("Making the machine's event loop"))?;
         let failed = Error::io("Watching the machine's descriptors");
@@ -306,8 +309,9 @@ impl Running {
         Ok(None)
     }
 
-    /// What KVM has counted of each vCPU, as a line for the log.
+    /// What KVM has counted of each vCPU and what the virtio devices say, as lines for the log.
     fn each_stats(&self, log: impl Fn(&str)) {
+        self.hierarchy.each_report(&log);
         for (vcpu, index) in self.processors.vcpus.iter().zip(0..) {
             match vcpu.stats() {
                 Ok(counters) => log(&format!("KVM statistics of vCPU {index}: {counters}")),

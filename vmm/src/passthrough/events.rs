@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vfio::{IrqKind, PciFunction};
 
 use super::Error;
-use super::vector::Signal;
 use crate::Action;
+use crate::vm::vector::Signal;
 
 const ERROR: u64 = 0;
 const REQUEST: u64 = 1;

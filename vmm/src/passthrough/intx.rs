@@ -9,8 +9,8 @@ use std::sync::Arc;
 use vfio::{IrqKind, PciFunction};
 
 use super::Error;
-use super::vector::Signal;
 use crate::vm::Vm;
+use crate::vm::vector::Signal;
 
 /// A pin that is wired.
 pub(super) struct Intx {

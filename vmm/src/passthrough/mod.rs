@@ -22,13 +22,12 @@ mod intx;
 mod mapping;
 mod msi;
 mod msix;
-mod vector;
 
 pub use device::{PassthroughDevice, Placement};
 pub use dma::map_guest_ram;
 pub use error::Error;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

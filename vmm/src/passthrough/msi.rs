@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vfio::{IrqKind, PciFunction};
 
 use super::config::ConfigSpace;
-use super::vector::Vector;
+use crate::vm::vector::Vector;
 use crate::vm::{self, MsiMessage, Vm};
 
 /// Message Control: MSI is on.

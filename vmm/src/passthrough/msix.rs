@@ -8,15 +8,9 @@ use std::sync::Arc;
 
 use vfio::{IrqKind, PciFunction, RegionIndex};
 
-use super::vector::Vector;
+use crate::pci::msix::{ENTRY_SIZE, MsixTable};
+use crate::vm::vector::Vector;
 use crate::vm::{self, MsiMessage, Vm};
-
-/// Bytes of a table entry.
-pub(super) const ENTRY_SIZE: u64 = 16;
-/// Vector Control: the mask bit.
-const ENTRY_MASKED: u32 = 1;
-/// Bits of the four words of an entry that the guest may write.
-const ENTRY_WRITABLE: [u32; 4] = [!3, !0, !0, ENTRY_MASKED];
 
 /// Where table and pending bits lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +48,7 @@ pub(super) struct Msix {
     vm: Arc<Vm>,
     function: Arc<dyn PciFunction>,
     layout: MsixLayout,
-    entries: Vec<[u32; 4]>,
+    table: MsixTable,
     /// Made at a vector's first use, kept when MSI-X is disabled: GSIs are cheap to keep and dear to change.
     vectors: BTreeMap<u16, Armed>,
     enabled: bool,
@@ -70,7 +64,7 @@ impl Msix {
             vm: Arc::clone(vm),
             function: Arc::clone(function),
             layout,
-            entries: vec![[0, 0, 0, ENTRY_MASKED]; usize::from(layout.count)],
+            table: MsixTable::new(layout.count),
             vectors: BTreeMap::new(),
             enabled: false,
             function_masked: false,
@@ -128,47 +122,23 @@ impl Msix {
 
     /// The table as after power-on: all masked. MSI-X must be off.
     pub(super) fn reset(&mut self) {
-        self.entries.fill([0, 0, 0, ENTRY_MASKED]);
+        self.table.reset();
         self.function_masked = false;
     }
 
     /// A guest's read of the table, `offset` from its start.
     pub(super) fn read_table(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
-            *byte = self.table_byte(at).unwrap_or(0xff);
-        }
-    }
-
-    fn table_byte(&self, at: u64) -> Option<u8> {
-        let entry = self.entries.get(usize::try_from(at / ENTRY_SIZE).ok()?)?;
-        let word = entry.get(usize::try_from(at % ENTRY_SIZE / 4).ok()?)?;
-        word.to_le_bytes().get(usize::try_from(at % 4).ok()?).copied()
+        self.table.read(offset, data);
     }
 
     /// A guest's write to the table, `offset` from its start. Takes effect as a whole: a quadword that changes data and
     /// mask is one change.
     pub(super) fn write_table(&mut self, offset: u64, data: &[u8]) {
-        for (byte, at) in data.iter().zip(offset..) {
-            self.write_table_byte(at, *byte);
-        }
-        let last = offset.saturating_add(u64::try_from(data.len()).unwrap_or(0)).saturating_sub(1);
-        for vector in offset / ENTRY_SIZE..=last / ENTRY_SIZE {
-            if let Ok(vector) = u16::try_from(vector)
-                && self.enabled
-            {
+        for vector in self.table.write(offset, data) {
+            if self.enabled {
                 self.update(vector);
             }
         }
-    }
-
-    fn write_table_byte(&mut self, at: u64, byte: u8) -> Option<()> {
-        let entry = self.entries.get_mut(usize::try_from(at / ENTRY_SIZE).ok()?)?;
-        let index = usize::try_from(at % ENTRY_SIZE / 4).ok()?;
-        let (word, writable) = (entry.get_mut(index)?, ENTRY_WRITABLE.get(index)?);
-        let mut bytes = word.to_le_bytes();
-        *bytes.get_mut(usize::try_from(at % 4).ok()?)? = byte;
-        *word = u32::from_le_bytes(bytes) & writable;
-        Some(())
     }
 
     /// A guest's read of the pending bits, `offset` from their start.
@@ -207,10 +177,8 @@ impl Msix {
 
     /// Brings one vector to what its entry and the function mask say.
     fn update(&mut self, vector: u16) {
-        let Some(entry) = self.entries.get(usize::from(vector)) else { return };
-        let [low, high, data, control] = *entry;
-        let message = MsiMessage { address: u64::from(high) << 32 | u64::from(low), data };
-        let masked = self.function_masked || control & ENTRY_MASKED != 0;
+        let Some((message, masked)) = self.table.entry(vector) else { return };
+        let masked = self.function_masked || masked;
         let result = if masked { self.hold(vector) } else { self.deliver(vector, message) };
         if let Err(error) = result {
             tracing::warn!("{}: MSI-X vector {vector}: {error}", self.function.label());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::vm::Vm;
 
 /// The test's machine, or `None` where there is no KVM, with the reason printed.
-pub(super) fn vm() -> Option<Arc<Vm>> {
+pub(crate) fn vm() -> Option<Arc<Vm>> {
     match Vm::new() {
         Ok(vm) => {
             vm.create_interrupt_controllers().unwrap();

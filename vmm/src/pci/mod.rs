@@ -3,6 +3,7 @@
 pub mod config_space;
 pub mod device;
 pub mod host_bridge;
+pub(crate) mod msix;
 pub mod place;
 pub mod planner;
 pub mod root;

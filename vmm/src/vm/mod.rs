@@ -1,9 +1,11 @@
 //! The KVM virtual machine: memory slots, interrupt routes, and the device by which KVM knows VFIO.
 
 mod irqchip;
+mod pins;
 mod routes;
 mod slots;
 mod stats;
+pub(crate) mod vector;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -12,15 +14,17 @@ use std::sync::{Mutex, PoisonError};
 use kvm_bindings::{
     KVM_PIT_SPEAKER_DUMMY, kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_pit_config,
 };
-use kvm_ioctls::{Cap, DeviceFd, Kvm, VmFd};
+use kvm_ioctls::{Cap, DeviceFd, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use irqchip::IrqchipState;
+use pins::Pins;
 pub use routes::MsiMessage;
 use routes::Routes;
 pub use slots::MappedSlot;
 use slots::Slots;
 pub use stats::{Counters, Stats};
+pub use vector::Signal;
 
 use crate::layout;
 
@@ -61,6 +65,7 @@ pub struct Vm {
     fd: VmFd,
     slots: Mutex<Slots>,
     routes: Mutex<Routes>,
+    pins: Mutex<Pins>,
     vfio: Mutex<Option<DeviceFd>>,
 }
 
@@ -90,6 +95,7 @@ impl Vm {
             fd,
             slots: Mutex::new(Slots::new(most_slots)),
             routes: Mutex::new(Routes::new()),
+            pins: Mutex::default(),
             vfio: Mutex::new(None),
         };
         Ok(vm)
@@ -175,6 +181,27 @@ impl Vm {
     /// Drives an I/O APIC input by hand.
     pub fn set_line(&self, gsi: u32, asserted: bool) -> Result<(), Error> {
         self.fd.set_irq_line(gsi, asserted).map_err(Error::call(format!("Driving GSI {gsi}")))
+    }
+
+    /// Drives an I/O APIC input that devices of ours may share: it is asserted while any `owner` asserts it.
+    pub fn set_shared_line(&self, gsi: u32, owner: u64, asserted: bool) -> Result<(), Error> {
+        // The lock is held while KVM is told: two owners' calls must not overtake each other.
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.set(gsi, owner, asserted).map_or(Ok(()), |level| self.set_line(gsi, level))
+    }
+
+    /// From now on a guest's write of any length to `address` signals `kick`, without an exit to us (ioeventfd).
+    pub fn attach_doorbell(&self, kick: &EventFd, address: u64) -> Result<(), Error> {
+        self.fd
+            .register_ioevent(kick, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(Error::call(format!("Attaching an ioeventfd at guest address {address:#x}")))
+    }
+
+    /// Ends what [`attach_doorbell`](Self::attach_doorbell) began.
+    pub fn detach_doorbell(&self, kick: &EventFd, address: u64) -> Result<(), Error> {
+        self.fd
+            .unregister_ioevent(kick, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(Error::call(format!("Detaching an ioeventfd from guest address {address:#x}")))
     }
 
     /// What the interrupt controllers and the timer hold now.

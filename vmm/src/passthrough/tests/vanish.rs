@@ -99,6 +99,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
         initrd: None,
         console: Console { input: None, output: writer.into() },
         slots: vec![Slot { name: "lan".into(), functions: vec![Arc::clone(&fake) as _] }],
+        virtio: Vec::new(),
     };
     let log = Log::default();
     let writer = log.clone();

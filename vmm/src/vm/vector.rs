@@ -1,7 +1,7 @@
-//! One message signalled interrupt: an eventfd from the function to KVM, and the route it takes there.
+//! One message signalled interrupt: an eventfd from a device to KVM, and the route it takes there.
 //!
 //! ```text
-//!   device -> VFIO -> eventfd --(delivering)--> irqfd -> GSI -> message -> guest
+//!   device (VFIO, vhost, a thread of ours) -> eventfd --(delivering)--> irqfd -> GSI -> message -> guest
 //!                            \--(held)--> stays readable: the pending bit
 //! ```
 
@@ -12,37 +12,41 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::vm::{self, MsiMessage, Vm};
+use super::{Error, MsiMessage, Vm};
 
 /// An eventfd that never blocks.
-pub(super) struct Signal(EventFd);
+pub struct Signal(EventFd);
 
 impl Signal {
-    pub(super) fn new() -> io::Result<Self> {
+    /// One that is not raised.
+    pub fn new() -> io::Result<Self> {
         EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map(Self)
     }
 
-    pub(super) fn eventfd(&self) -> &EventFd {
+    /// The eventfd itself.
+    pub fn eventfd(&self) -> &EventFd {
         &self.0
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    /// For waiting: readable while it is raised.
+    pub fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open for as long as `self` is, and the answer borrows `self`.
         unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 
-    pub(super) fn raise(&self) {
+    /// Raises it; never blocks.
+    pub fn raise(&self) {
         // Fails only when 2^64 - 2 signals wait already: then it is signalled.
         let _ = self.0.write(1);
     }
 
-    /// True if it was signalled. It is not any more.
-    pub(super) fn take(&self) -> bool {
+    /// True if it was raised. It is not any more.
+    pub fn take(&self) -> bool {
         self.0.read().is_ok()
     }
 
-    /// True if it is signalled; stays so.
-    pub(super) fn is_raised(&self) -> bool {
+    /// True if it is raised; stays so.
+    pub fn is_raised(&self) -> bool {
         let fd = self.fd();
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -51,29 +55,34 @@ impl Signal {
 }
 
 /// A vector of MSI or MSI-X. Made at its first use: it takes a descriptor and a GSI.
-pub(super) struct Vector {
+pub(crate) struct Vector {
     vm: Arc<Vm>,
     gsi: u32,
-    signal: Signal,
+    signal: Arc<Signal>,
     delivering: bool,
 }
 
 impl Vector {
     /// A vector that holds what arrives until [`deliver`](Self::deliver).
-    pub(super) fn new(vm: &Arc<Vm>) -> Result<Self, vm::Error> {
-        let failed = |source| vm::Error::Call { doing: "Making an eventfd for an interrupt".into(), source };
-        let signal = Signal::new().map_err(failed)?;
+    pub(crate) fn new(vm: &Arc<Vm>) -> Result<Self, Error> {
+        let failed = |source| Error::Call { doing: "Making an eventfd for an interrupt".into(), source };
+        let signal = Arc::new(Signal::new().map_err(failed)?);
         let gsi = vm.allocate_gsi()?;
         Ok(Self { vm: Arc::clone(vm), gsi, signal, delivering: false })
     }
 
+    /// The same, for a thread that signals while others mask.
+    pub(crate) fn signal(&self) -> Arc<Signal> {
+        Arc::clone(&self.signal)
+    }
+
     /// What VFIO is to signal.
-    pub(super) fn trigger(&self) -> BorrowedFd<'_> {
+    pub(crate) fn trigger(&self) -> BorrowedFd<'_> {
         self.signal.fd()
     }
 
     /// From now on each signal becomes `message`, without an exit; what was held is sent now.
-    pub(super) fn deliver(&mut self, message: MsiMessage) -> Result<(), vm::Error> {
+    pub(crate) fn deliver(&mut self, message: MsiMessage) -> Result<(), Error> {
         self.vm.route_msi(self.gsi, Some(message))?;
         if self.delivering {
             return Ok(());
@@ -86,7 +95,7 @@ impl Vector {
     }
 
     /// From now on signals stay pending.
-    pub(super) fn hold(&mut self) -> Result<(), vm::Error> {
+    pub(crate) fn hold(&mut self) -> Result<(), Error> {
         if !self.delivering {
             return Ok(());
         }
@@ -99,19 +108,19 @@ impl Vector {
     }
 
     /// It was signalled while it was held.
-    pub(super) fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         !self.delivering && self.signal.is_raised()
     }
 
     /// Forgets what was held.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         if !self.delivering {
             self.signal.take();
         }
     }
 
     /// As if the device had signalled it.
-    pub(super) fn raise(&self) {
+    pub(crate) fn raise(&self) {
         self.signal.raise();
     }
 }

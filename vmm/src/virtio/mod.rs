@@ -1,0 +1,25 @@
+//! Paravirtual devices (virtio 1.2) as functions of the guest's PCI hierarchy.
+//!
+//! [`VirtioDevice`] is what a device is; [`VirtioFunction`] (`pci`) is how the guest's driver reaches it; [`Ring`] walks a
+//! virtqueue; [`Interrupts`] carry what the device says; a [`Worker`] is the thread that serves it.
+//!
+//! Invariants:
+//! - a device never calls its bus back; what it says to the guest goes through [`Interrupts`] alone;
+//! - whatever a driver puts into a ring, a device touches nothing but guest RAM, in bounded time: a ring that breaks the
+//!   rules ends with the device asking for a reset ([`Interrupts::fail`]), and nothing else;
+//! - after a reset has returned, no worker runs and nothing of guest memory is held.
+
+mod device;
+mod interrupts;
+mod pci;
+mod ring;
+pub mod rng;
+#[cfg(test)]
+mod testing;
+mod worker;
+
+pub use device::{ActivateError, Activation, ActiveQueue, Class, VirtioDevice, feature};
+pub use interrupts::{Interrupts, QueueInterrupt};
+pub use pci::{Error, VirtioFunction};
+pub use ring::{Broken, Buffer, Chain, Memory, Ring, RingLayout};
+pub use worker::{Stop, Wake, Worker};
