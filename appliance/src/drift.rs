@@ -114,6 +114,8 @@ fn of_step(step: &Step, host: &HostState, remade: &dyn Fn(PciAddress) -> bool) -
             let from = from.map_or_else(|| "unknown".to_owned(), |from| from.to_string());
             one(Drift::new(pf, "eswitch-mode", to, from))
         }
+        // A guest's own, which no plan of the host has.
+        Step::Card { .. } => Vec::new(),
         Step::Link { name, to, .. } => of_link(name, to.as_deref(), host),
         Step::Nat { name, to, .. } => of_nat(name, to.is_some(), host),
         Step::Dhcp { link, to, .. } => one(of_dhcp(link, *to)),

@@ -1,5 +1,7 @@
 //! From the file's guest to the machine's specification: paths become opened files, defaults become numbers.
 
+mod cards;
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -64,8 +66,9 @@ pub fn spec(name: &str, vm: &Vm) -> VmSpec {
     }
 }
 
-/// What it needs that is opened: files, console, and the functions through VFIO, in one I/O address space.
+/// What it needs that is opened: files, console, virtio devices, and the functions through VFIO, in one I/O address space.
 pub fn resources(
+    vm: &Vm,
     files: BootFiles,
     console: Console,
     applied: &Applied,
@@ -80,5 +83,6 @@ pub fn resources(
             slots.push(Slot { name: name.clone(), functions });
         }
     }
-    Ok(Resources { kernel: files.kernel, initrd: files.initrd, console, slots, virtio: Vec::new() })
+    let virtio = cards::virtio(vm, &applied.cards)?;
+    Ok(Resources { kernel: files.kernel, initrd: files.initrd, console, slots, virtio })
 }

@@ -75,8 +75,18 @@ const BOX_MODULES: [&str; 22] = [
 ];
 
 /// Drivers of the guests.
-const GUEST_MODULES: [&str; 9] =
-    ["igbvf", "igb", "e1000e", "nvme", "virtio_net", "virtio_blk", "virtio_rng", "virtio_balloon", "8021q"];
+const GUEST_MODULES: [&str; 10] = [
+    "igbvf",
+    "igb",
+    "e1000e",
+    "nvme",
+    "virtio_pci",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_rng",
+    "virtio_balloon",
+    "8021q",
+];
 
 /// The initial RAM file systems that go with one kernel.
 #[derive(Debug, Clone)]

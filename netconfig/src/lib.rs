@@ -20,7 +20,7 @@ pub mod routes;
 pub mod section;
 pub mod settings;
 mod snapshot;
-mod tap;
+pub mod tap;
 mod tool;
 pub mod vf;
 pub mod watch;

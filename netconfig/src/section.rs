@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::settings::Address;
+use crate::settings::{Address, VlanMembership};
 use crate::{MacAddress, VlanProtocol};
 
 /// One network. Which keys mean something depends on its type; [`merge`](crate::merge::merge) says so of those that do not.
@@ -136,6 +136,30 @@ pub struct PortVlan {
     /// Of a trunk: what has no tag belongs to `tag`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub enable_native: bool,
+}
+
+impl PortVlan {
+    /// What the port is a member of, or what is wrong with it.
+    pub fn memberships(&self) -> Result<BTreeMap<u16, VlanMembership>, String> {
+        let tags: Vec<u16> = self.trunk_tags.iter().flat_map(|tags| tags.all()).collect();
+        if let Some(wrong) = tags.iter().chain(&self.tag).find(|tag| !(1..=4094).contains(*tag)) {
+            return Err(format!("A VLAN is 1 to 4094, not {wrong}"));
+        }
+        let native = self.tag.map(|tag| (tag, VlanMembership { pvid: true, untagged: true }));
+        match self.mode {
+            PortMode::Access if !tags.is_empty() || self.enable_native => {
+                Err("An access port has one VLAN: `tag`".to_owned())
+            }
+            PortMode::Access if self.tag.is_none() => Err("An access port needs a `tag`".to_owned()),
+            PortMode::Trunk if self.enable_native != self.tag.is_some() => {
+                Err("A trunk's native VLAN needs both `enable-native: true` and `tag`".to_owned())
+            }
+            PortMode::Trunk if tags.is_empty() && self.tag.is_none() => {
+                Err("A trunk needs `trunk-tags`".to_owned())
+            }
+            _ => Ok(tags.into_iter().map(|tag| (tag, VlanMembership::default())).chain(native).collect()),
+        }
+    }
 }
 
 /// How a port carries VLANs.

@@ -26,8 +26,18 @@ const FLAGS: &[&str] = &[
     "-Wl,-z,max-page-size=4096",
 ];
 
-const SOURCES: [&str; 9] =
-    ["start.S", "main.c", "boot.c", "console.c", "power.c", "chipset.c", "pci.c", "device.c", "garbage.c"];
+const SOURCES: [&str; 10] = [
+    "start.S",
+    "main.c",
+    "boot.c",
+    "console.c",
+    "power.c",
+    "chipset.c",
+    "pci.c",
+    "device.c",
+    "virtio.c",
+    "garbage.c",
+];
 
 /// As an ELF file with a PVH note.
 pub(crate) fn elf() -> PathBuf {

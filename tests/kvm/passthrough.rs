@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use vfio::IrqKind;
 use vfio::fake::Fake;
-use vmm::spec::{Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VmSpec};
+use vmm::spec::{Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VirtioSlot, VmSpec};
 use vmm::{Begun, Machine, Outcome};
 
 use crate::image;
@@ -26,6 +26,11 @@ struct InProcess {
 impl InProcess {
     /// Starts a guest with one function in each slot.
     fn start(cmdline: &str, cpus: u32, slots: &[&Arc<Fake>]) -> Self {
+        Self::start_with(cmdline, cpus, slots, Vec::new())
+    }
+
+    /// The same, with virtio devices behind them.
+    fn start_with(cmdline: &str, cpus: u32, slots: &[&Arc<Fake>], virtio: Vec<VirtioSlot>) -> Self {
         let spec = VmSpec {
             name: "guest".into(),
             cpus: CpuSpec { sockets: 1, cores: cpus, threads: 1 },
@@ -42,7 +47,7 @@ impl InProcess {
             initrd: None,
             console: Console { input: Some(typed.into()), output: writer.into() },
             slots: slots.iter().map(|fake| slot(fake)).collect(),
-            virtio: Vec::new(),
+            virtio,
         };
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -100,6 +105,37 @@ fn a_guest_drives_bars_msix_and_dma_and_again_after_a_reset() {
     assert_eq!(guest.end(), Outcome::PowerOff);
     // Guest RAM was there for DMA, and is no longer.
     assert_eq!(fake.space().maps(), []);
+}
+
+fn source_of_entropy() -> Vec<VirtioSlot> {
+    vec![VirtioSlot { name: "rng".into(), device: Box::new(vmm::virtio::rng::Rng) }]
+}
+
+#[test]
+fn a_driver_gets_entropy_by_ioeventfd_and_irqfd_and_a_reset_where_it_lies() {
+    if !available() {
+        return;
+    }
+    let mut guest = InProcess::start_with("test=entropy", 1, &[], source_of_entropy());
+    guest.wait_for("queue of 8 at ");
+    guest.wait_for("used 1, length 64, random\n");
+    guest.wait_for("needs a reset; used 1\n");
+    guest.wait_for("after it: negotiated, used 1\n");
+    assert_eq!(guest.end(), Outcome::PowerOff);
+}
+
+#[test]
+fn garbage_in_a_virtio_device_ends_as_the_guest_wants() {
+    if !available() {
+        return;
+    }
+    for (seed, cpus) in [(31, 1), (32, 2)] {
+        let cmdline = format!("test=garbage rounds=3 ports=0 seed={seed} cpus={cpus}");
+        let mut guest = InProcess::start_with(&cmdline, cpus, &[], source_of_entropy());
+        guest.wait_for("functions 4 bars 1\n");
+        guest.wait_for("\ngarbage done\n");
+        assert_eq!(guest.end(), Outcome::PowerOff, "seed {seed}");
+    }
 }
 
 #[test]

@@ -5,13 +5,15 @@ use vfio::PciAddress;
 
 use super::steps::{self, Journal, find};
 use super::{Claim, Holder, Host, Ledger, Undo};
-use crate::plan::{Plan, SlotPlan};
+use crate::plan::{Card, Plan, SlotPlan};
 
 /// A guest's slots, with the functions found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Name and functions of each slot.
     pub slots: Vec<(String, Vec<PciAddress>)>,
+    /// Virtio-net cards, whose links are made.
+    pub cards: Vec<Card>,
 }
 
 /// What a guest has to give back: drivers and VFs' attributes. VFs themselves and links that were brought up are the box's
@@ -47,7 +49,7 @@ pub fn apply(plan: &Plan, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Res
     {
         tracing::error!("{error:#}");
     }
-    slots.map(|slots| Applied { slots })
+    slots.map(|slots| Applied { slots, cards: plan.cards.clone() })
 }
 
 /// Puts back what a claim says, last first, and forgets it when all is back. What fails is said, and the rest is done all the same.

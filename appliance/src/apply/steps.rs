@@ -115,6 +115,11 @@ impl Work<'_> {
                 }
                 Ok(())
             }
+            Step::Card { link, to } => {
+                let before = with_network(async |network| network.settings().await)?.remove(link);
+                self.journal.note(Undo::Link { name: link.clone(), before: before.map(Box::new) })?;
+                Ok(with_network(async |network| network.realize(link, Some(to)).await)?)
+            }
             Step::Link { name, to, .. } => self.link(name, to.as_deref()),
             Step::Nat { name, to, .. } => {
                 self.note_nat(name)?;

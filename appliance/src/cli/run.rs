@@ -45,12 +45,15 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     enough_huge_pages(vm).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
-        return start(begun, name, vm, files, &Applied { slots: Vec::new() });
+        return start(begun, name, vm, files, &Applied::default());
     }
     let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
     let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
-    let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
-    if let Err(error) = faults::watch(name, functions) {
+    let functions: Vec<_> =
+        applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
+    if !applied.slots.is_empty()
+        && let Err(error) = faults::watch(name, functions)
+    {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
     let outcome = start(begun, name, vm, files, &applied);
@@ -112,7 +115,7 @@ fn start(
     let terminal = Terminal::open(&mut machine).context("Setting the console up").map_err(Failure::Fault)?;
     let console = terminal.console().context("Setting the console up").map_err(Failure::Fault)?;
     let kvm = || Ok(machine.vfio_device()?);
-    let resources = guest::resources(files, console, applied, kvm).map_err(Failure::Fault)?;
+    let resources = guest::resources(vm, files, console, applied, kvm).map_err(Failure::Fault)?;
     let outcome = machine.run(resources);
     drop(terminal);
     outcome.map_err(|error| match error {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use netconfig::section::NetworkSection;
+use netconfig::section::{NetworkSection, PortVlan};
 use netconfig::{EswitchMode, MacAddress, VfAttributes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -202,6 +202,9 @@ pub struct Vm {
     /// Whole PCI functions, by the guest's name for them.
     #[serde(default)]
     pub pci: BTreeMap<String, Passthrough>,
+    /// It has a virtio source of entropy, fed by the host's random number generator.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rng: bool,
     /// What a guest reset does.
     #[serde(default)]
     pub on_reset: OnReset,
@@ -302,10 +305,19 @@ pub struct Boot {
     pub cmdline: String,
 }
 
-/// A network card: a VF through VFIO, from a pool or a certain one.
+/// A network card: virtio-net on a network of the host, or a VF through VFIO, from a pool or a certain one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Nic {
+    /// A name from `networks`: a bridge, a NAT network or a macvtap, by a virtio-net card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// On a bridge with `vlan-filtering`: VLANs of the card's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<PortVlan>,
+    /// Pairs of queues of a virtio-net card: 1 to 16, and no more than the guest has processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
     /// A name from `pools`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
@@ -326,6 +338,10 @@ pub struct Nic {
 pub struct Passthrough {
     /// A name from `devices`.
     pub device: String,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What a guest reset does.

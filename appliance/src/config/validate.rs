@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use netconfig::merge::{merge, nats};
+use netconfig::section::NetworkType;
 use netconfig::{LinkSettings, MacAddress, VfAttributes};
 use vfio::PciAddress;
 
@@ -289,6 +290,16 @@ impl<'a> Check<'a> {
 
     fn nic(&mut self, vm: &str, key: &str, nic: &Nic) {
         let path = ["vms", vm, "nics", key];
+        if let Some(network) = &nic.network {
+            return self.card(&path, nic, network);
+        }
+        for (key, given) in [("vlan", nic.vlan.is_some()), ("queues", nic.queues.is_some())] {
+            if !given {
+                continue;
+            }
+            let help = Some("a VF takes `vlan-id`; queues are the VF's own".to_owned());
+            self.report(&[&path[..], &[key]].concat(), format!("`{key}` is of a nic with a `network`"), help);
+        }
         match (&nic.pool, &nic.pf, nic.vf) {
             (Some(pool), None, None) => {
                 self.defined(&[&path[..], &["pool"]].concat(), "pools", pool, self.config.pools.keys());
@@ -300,11 +311,50 @@ impl<'a> Check<'a> {
                 }
             }
             _ => {
-                let help = "write `pool: NAME`, or `pf: NAME` and `vf: INDEX`".to_owned();
-                self.report(&path, "A nic needs either a pool, or a pf and a vf", Some(help));
+                let help = "write `network: NAME`, `pool: NAME`, or `pf: NAME` and `vf: INDEX`".to_owned();
+                self.report(&path, "A nic needs either a network, or a pool, or a pf and a vf", Some(help));
             }
         }
         self.attributes(&path, &nic.attributes);
+    }
+
+    /// A virtio-net card on a network of the host.
+    fn card(&mut self, path: &[&str], nic: &Nic, network: &str) {
+        let at = |key: &'static str| [path, &[key]].concat();
+        let networks = &self.config.networks;
+        self.defined(&at("network"), "networks", network, networks.keys());
+        if nic.pool.is_some() || nic.pf.is_some() || nic.vf.is_some() {
+            let help = Some("take one of them out".to_owned());
+            self.report(path, "A nic is on a network, or a VF: not both", help);
+        }
+        let only_mac = VfAttributes { mac_address: nic.attributes.mac_address, ..VfAttributes::default() };
+        if nic.attributes != only_mac {
+            let help = Some("on a bridge, write `vlan: {mode: access, tag: ID}`".to_owned());
+            self.report(path, "Only a VF has attributes other than its MAC address", help);
+        }
+        if let Some(mac) = nic.attributes.mac_address {
+            self.mac(&at("mac-address"), mac);
+        }
+        if nic.queues.is_some_and(|queues| !(1..=16).contains(&queues)) {
+            self.report(&at("queues"), "A card has 1 to 16 pairs of queues", None);
+        }
+        let Some(section) = networks.get(network) else { return };
+        if !matches!(section.kind, NetworkType::Bridge | NetworkType::Nat | NetworkType::Macvtap) {
+            let help = Some(format!("put a bridge or a macvtap on `{network}`"));
+            self.report(
+                &at("network"),
+                format!("`{network}` is a {}, which takes no guests", section.kind),
+                help,
+            );
+        }
+        if let Some(vlan) = &nic.vlan {
+            if section.kind != NetworkType::Bridge || section.vlan_filtering != Some(true) {
+                let help = Some("set `vlan-filtering: true` for the bridge".to_owned());
+                self.report(&at("vlan"), format!("`{network}` does not look at VLANs"), help);
+            } else if let Err(message) = vlan.memberships() {
+                self.report(&at("vlan"), message, None);
+            }
+        }
     }
 
     fn attributes(&mut self, path: &[&str], attributes: &VfAttributes) {

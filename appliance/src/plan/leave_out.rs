@@ -54,7 +54,7 @@ pub fn path_of(step: &Step, config: &Config, host: &HostState) -> Option<Vec<Str
             path(&["networks", above, "ports", name])
         }
         Step::Forward { link, bridge, .. } => path(&["networks", bridge, "ports", link]),
-        Step::Nat { .. } | Step::Dhcp { .. } | Step::Release(_) => None,
+        Step::Nat { .. } | Step::Dhcp { .. } | Step::Card { .. } | Step::Release(_) => None,
     }
 }
 

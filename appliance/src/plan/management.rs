@@ -85,7 +85,9 @@ impl Management {
             Step::SetVf { pf, vf, .. } => self.vfs.contains(&(*pf, u32::from(*vf))),
             Step::Release(Undo::Vf { pf, before }) => self.vfs.contains(&(*pf, before.id)),
             Step::Release(Undo::Driver { address, .. }) => self.cards.contains(address),
-            Step::Autoprobe { .. }
+            // It joins a bridge that stays as it is.
+            Step::Card { .. }
+            | Step::Autoprobe { .. }
             | Step::Forward { .. }
             | Step::Release(Undo::Forward { .. })
             | Step::Lend(_)

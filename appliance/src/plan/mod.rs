@@ -1,6 +1,7 @@
 //! What has to be done to the host so that a guest can start. Pure: from the file and a snapshot, no I/O.
 
 mod adopt;
+mod card;
 mod device;
 mod leave_out;
 mod management;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netconfig::nat::Nat;
-use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, VfAttributes, VfState};
+use netconfig::{Difference, EswitchMode, LinkKind, LinkSettings, MacAddress, VfAttributes, VfState};
 use serde::Serialize;
 use vfio::PciAddress;
 use vfio::bind::VFIO_PCI;
@@ -97,6 +98,13 @@ pub enum Step {
     },
     /// Lending to vfio-pci.
     Lend(Target),
+    /// A guest's end on a network: a tap or macvtap, as long as the guest runs.
+    Card {
+        /// The link.
+        link: String,
+        /// Its settings.
+        to: Box<LinkSettings>,
+    },
     /// How many huge pages are set aside.
     Hugepages {
         /// Of which size.
@@ -167,6 +175,10 @@ impl fmt::Display for Step {
             Self::SetVf { pf, vf, from, attributes, .. } => {
                 write!(f, "{pf}: VF {vf}:{}", vf_changes(from.as_ref(), attributes))
             }
+            Self::Card { link, to } => {
+                let on = to.controller.as_ref().map_or(String::new(), |bridge| format!(" on {bridge}"));
+                write!(f, "{link}: make {}{on}, while the guest runs", to.kind)
+            }
             Self::Lend(target) => write!(f, "{target}: driver -> {VFIO_PCI}"),
             Self::Hugepages { size, from, to } => write!(f, "huge pages of {size}: {from} -> {to}"),
             Self::Eswitch { pf, from, to } => {
@@ -217,6 +229,24 @@ pub struct SlotPlan {
     pub functions: Vec<Target>,
 }
 
+/// A virtio-net card of the guest, and its link on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Card {
+    /// The guest's name for it.
+    pub name: String,
+    /// The link.
+    pub link: String,
+    /// What the link is: a tap or a macvtap.
+    pub kind: LinkKind,
+    /// The guest's MAC address.
+    pub mac_address: MacAddress,
+    /// The largest packet, in bytes.
+    pub mtu: u32,
+    /// Pairs of queues.
+    pub queues: u16,
+}
+
 /// All that is to be done, in order, and what the guest then gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -225,6 +255,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The guest's slots.
     pub slots: Vec<SlotPlan>,
+    /// The guest's virtio-net cards.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cards: Vec<Card>,
 }
 
 /// Why it cannot be done. Nothing was touched.
@@ -243,12 +276,13 @@ pub struct Refusal {
 pub fn plan(config: &Config, host: &HostState, name: &str, vm: &Vm) -> Result<Plan, Vec<Refusal>> {
     let mut planner = Planner::new(config, host, name);
     planner.memory(vm);
-    let nic = vm.nics.keys().next().map(|key| ("nics", key));
+    let nic = vm.nics.iter().find(|(_, nic)| nic.network.is_none()).map(|(key, _)| ("nics", key));
     if let Some((kind, key)) = nic.or_else(|| vm.pci.keys().next().map(|key| ("pci", key))) {
         planner.iommu(&["vms", name, kind, key]);
     }
     planner.pci(vm);
     planner.nics(vm);
+    planner.cards(vm);
     if planner.refusals.is_empty() { Ok(planner.plan) } else { Err(planner.refusals) }
 }
 

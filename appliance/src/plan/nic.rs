@@ -29,7 +29,7 @@ impl Choice<'_> {
 impl<'a> Planner<'a> {
     pub(super) fn nics(&mut self, vm: &Vm) {
         let mut given = Vec::new();
-        for (key, nic) in &vm.nics {
+        for (key, nic) in vm.nics.iter().filter(|(_, nic)| nic.network.is_none()) {
             let Some(choice) = self.choose(key, nic) else { continue };
             self.prepare(&choice);
             let target = Target::Vf { pf: choice.pf.address, vf: choice.vf };

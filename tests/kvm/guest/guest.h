@@ -94,6 +94,9 @@ void pci_report(void);
 void device(void);
 void pin(void);
 
+// virtio.c
+void entropy(void);
+
 // garbage.c
 // Before any garbage: what functions and BARs there are.
 void look_around(void);

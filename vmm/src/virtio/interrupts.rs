@@ -1,7 +1,6 @@
 //! What a device says to its driver: that a queue has something used, that its configuration changed, or that it needs a
 //! reset. By MSI-X, each source with an irqfd of its own, or by the pin (virtio 1.2, 4.1.5).
 
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -269,8 +268,8 @@ impl QueueInterrupt {
     }
 
     /// What a part of the kernel may signal instead, without us: `None` while the guest uses the pin.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn direct(&self) -> Option<Arc<Signal>> {
         let by_vectors = self.interrupts.by_vectors.load(Ordering::Acquire);
-        self.interrupts.signals.get(self.source).filter(|_| by_vectors).map(|signal| signal.fd())
+        self.interrupts.signals.get(self.source).filter(|_| by_vectors).cloned()
     }
 }

@@ -11,6 +11,7 @@
 
 mod device;
 mod interrupts;
+pub mod net;
 mod pci;
 mod ring;
 pub mod rng;

@@ -225,6 +225,7 @@ fn take(step: &Step, host: &mut HostState) {
         Step::Hugepages { size, from, to } => {
             assert_eq!(host.hugepages.insert(size.0, *to), Some(*from));
         }
+        Step::Card { .. } => panic!("no plan of the host has one"),
         Step::Link { name, from, to } => {
             // Or what it stood on, or was a port of, went before it.
             let there = |name: &str| host.links.contains_key(name);
@@ -365,6 +366,7 @@ fn notes(step: &Step, host: &HostState) -> Vec<Undo> {
         vec![Undo::Nat { name: name.clone(), before: host.nats.get(name).cloned().map(Box::new) }]
     };
     match step {
+        Step::Card { link, .. } => links(host, link),
         Step::Link { name, .. } => links(host, name),
         Step::BringUp { interface, .. } if host.links[interface].up => Vec::new(),
         Step::BringUp { interface, .. } => links(host, interface),
