@@ -153,6 +153,7 @@ impl Hierarchy {
         for (place, device) in self.root.devices() {
             if device.label() == label {
                 self.root.remove(place);
+                self.virtio.retain(|virtio| virtio.label() != label);
                 self.watches.retain(|watch| !Arc::ptr_eq(&watch.device, &device));
             }
         }

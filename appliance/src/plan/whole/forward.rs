@@ -49,6 +49,7 @@ impl<'a> Whole<'a> {
                 macs.extend(self.macs_of(other));
             }
             macs.extend(self.macs_of_pools(port, &ports));
+            macs.extend(self.macs_of_cards(&port.bridge));
             // The box itself, where the bridge does not have the card's own address.
             let own = host.links.get(port.interface).and_then(|link| link.mac_address);
             let bridge = macs_of_bridges.get(&port.bridge).copied().filter(|bridge| Some(*bridge) != own);
@@ -136,6 +137,15 @@ impl<'a> Whole<'a> {
     fn macs_of(&self, port: &Port<'_>) -> BTreeSet<MacAddress> {
         let vfs = 0..port.sriov.num_vfs;
         vfs.filter_map(|vf| self.attributes(port.pf, port.sriov, vf).mac_address).collect()
+    }
+
+    /// Addresses of virtio-net cards on the bridge itself.
+    fn macs_of_cards(&self, bridge: &str) -> BTreeSet<MacAddress> {
+        let vms = self.planner.config.vms.iter();
+        let nics = vms.flat_map(|(vm, guest)| guest.nics.iter().map(move |(key, nic)| (vm, key, nic)));
+        nics.filter(|(_, _, nic)| nic.network.as_deref() == Some(bridge))
+            .map(|(vm, key, nic)| nic.attributes.mac_address.unwrap_or_else(|| derived_mac(vm, key)))
+            .collect()
     }
 
     /// Addresses of nics that get a VF of another port of the bridge, whichever it will be.
