@@ -10,15 +10,21 @@ use std::sync::Arc;
 use anyhow::Context;
 use vfio::PciFunction;
 use vfio::kernel::{Backend, Iommu};
-use vmm::spec::{self, Console, CpuSpec, MemorySpec, Resources, Slot, VmSpec};
+use vmm::disk::{Access, Chain, Format, Rules};
+use vmm::spec::{self, Console, CpuSpec, MemorySpec, Resources, Slot, VirtioSlot, VmSpec};
+use vmm::virtio::blk::{Block, BlockSpec};
 
 use crate::apply::Applied;
 use crate::config::{self, Vm};
+
+/// Of a disk, where the file does not say how many.
+const MOST_QUEUES: u16 = 4;
 
 /// The files that a guest starts from, opened while nothing has been touched yet.
 pub struct BootFiles {
     kernel: File,
     initrd: Option<File>,
+    disks: Vec<VirtioSlot>,
 }
 
 impl BootFiles {
@@ -36,8 +42,36 @@ impl BootFiles {
         };
         let kernel = open("kernel", &vm.boot.kernel)?;
         let initrd = vm.boot.initrd.as_ref().map(|path| open("initial RAM disk", path)).transpose()?;
-        Ok(Self { kernel, initrd })
+        let queues = u16::try_from(vm.cpus.topology().count).unwrap_or(u16::MAX).clamp(1, MOST_QUEUES);
+        let disks = vm.disks.iter().map(|(name, disk)| {
+            let slot = open_disk(name, disk, folder, queues);
+            slot.with_context(|| format!("Disk `{name}`"))
+        });
+        let disks = disks.collect::<anyhow::Result<_>>()?;
+        Ok(Self { kernel, initrd, disks })
     }
+}
+
+/// Opens and locks an image and what it stands on.
+fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> anyhow::Result<VirtioSlot> {
+    let path = folder.join(&disk.path);
+    let format = match disk.format {
+        config::DiskFormat::Raw => Format::Raw,
+        config::DiskFormat::Qcow2 => Format::Qcow2,
+    };
+    let rules = Rules {
+        access: if disk.read_only { Access::Read } else { Access::Write },
+        folders: disk.backing_folders.iter().map(|other| folder.join(other)).collect(),
+        direct: disk.direct,
+    };
+    let image = Chain::open(&path, format, &rules)?.image()?;
+    let device = Block::new(BlockSpec {
+        image,
+        read_only: disk.read_only,
+        serial: name.to_owned(),
+        queues: disk.queues.unwrap_or(queues),
+    });
+    Ok(VirtioSlot { name: format!("disk {name}"), device: Box::new(device) })
 }
 
 /// What to build.
@@ -83,6 +117,7 @@ pub fn resources(
             slots.push(Slot { name: name.clone(), functions });
         }
     }
-    let virtio = cards::virtio(vm, &applied.cards)?;
+    let mut virtio = cards::virtio(vm, &applied.cards)?;
+    virtio.extend(files.disks);
     Ok(Resources { kernel: files.kernel, initrd: files.initrd, console, slots, virtio })
 }

@@ -26,7 +26,7 @@ const FLAGS: &[&str] = &[
     "-Wl,-z,max-page-size=4096",
 ];
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "start.S",
     "main.c",
     "boot.c",
@@ -35,6 +35,7 @@ const SOURCES: [&str; 10] = [
     "chipset.c",
     "pci.c",
     "device.c",
+    "disk.c",
     "virtio.c",
     "garbage.c",
 ];

@@ -47,6 +47,8 @@ pub(crate) struct Guest {
     pub(crate) cpus: &'static str,
     pub(crate) memory: String,
     pub(crate) on_reset: &'static str,
+    /// What stands behind `disks:`.
+    pub(crate) disks: String,
     /// Words for `throughway` itself.
     pub(crate) arguments: &'static [&'static str],
 }
@@ -61,19 +63,20 @@ impl Guest {
             cpus: "1",
             memory: "16MiB".into(),
             on_reset: "restart",
+            disks: "{}".into(),
             arguments: &[],
         }
     }
 
     /// The command, and the folder with its file, which must stay until the command has ended.
     pub(crate) fn command(&self) -> (Command, TempDir) {
-        let Self { kernel, initrd, cmdline, cpus, memory, on_reset, arguments } = self;
+        let Self { kernel, initrd, cmdline, cpus, memory, on_reset, disks, arguments } = self;
         let kernel = kernel.display();
         let initrd =
             initrd.as_ref().map(|path| format!("initrd: \"{}\", ", path.display())).unwrap_or_default();
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "version: 1\nvms:\n  guest:\n    cpus: {cpus}\n    memory: {memory}\n    on-reset: {on_reset}\n    \
+            "version: 1\nvms:\n  guest:\n    cpus: {cpus}\n    memory: {memory}\n    on-reset: {on_reset}\n    disks: {disks}\n    \
              boot: {{kernel: \"{kernel}\", {initrd}cmdline: \"{cmdline}\"}}\n"
         );
         let file = folder.path().join("box.yaml");
@@ -195,6 +198,14 @@ impl Running {
         self.console = Heard::default();
         let ended = self.end();
         assert_eq!(ended.code, Some(code), "{}", ended.log);
+    }
+
+    /// Kills it, and waits until nothing of it is left; what it has said.
+    #[allow(dead_code, reason = "the suite disk kills its guests")]
+    pub(crate) fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        settled(&self.console)
     }
 
     /// Waits for its end, whatever it is; but a panic or a signal is never one.

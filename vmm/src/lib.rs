@@ -5,14 +5,15 @@
 //!
 //! Rooms: `vm` (the KVM handle: memory slots and interrupt routes), `memory` (guest RAM), `layout` (the address map),
 //! `vcpu`, `cpuid`, `boot` (direct boot), `acpi`, `legacy` (the chipset's small devices), `pci` (config space, root
-//! ports, BAR planner), `passthrough` (one host function in a guest slot), `virtio` (devices of our own), `machine` (puts
-//! it all together).
+//! ports, BAR planner), `passthrough` (one host function in a guest slot), `disk` (images on the host), `virtio` (devices
+//! of our own), `machine` (puts it all together).
 
 pub mod acpi;
 pub mod action;
 pub mod boot;
 pub mod bus;
 pub mod cpuid;
+pub mod disk;
 pub mod layout;
 pub mod legacy;
 pub mod machine;

@@ -7,6 +7,7 @@ mod doctor;
 mod exit;
 mod explain;
 mod failure;
+mod image;
 mod run;
 mod terminal;
 
@@ -65,6 +66,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Look at the box itself: processor, IOMMU, kernel command line, huge pages, modules. Ends with 1 when something will not work.
     Doctor(doctor::Arguments),
+    /// Make, look at and change disk images.
+    Image(image::Arguments),
     /// Run one guest of a file here, its console on this terminal.
     Run(run::Arguments),
     /// Say what has to be done so that the host is as a file says. Ends with 2 when there is something.
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Devices(arguments) => devices::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Explain(arguments) => explain::main(&arguments),
+        Command::Image(arguments) => image::main(&arguments),
         Command::Run(arguments) => {
             one_heap();
             run::main(&arguments)

@@ -279,7 +279,7 @@ pub(crate) const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 13] = [
+const NOT_YET: [&str; 12] = [
     "listen",
     "web",
     "numa",
@@ -287,7 +287,6 @@ const NOT_YET: [&str; 13] = [
     "restart",
     "cpuset",
     "firmware",
-    "disks",
     "network",
     "rom-bar",
     "serial",

@@ -199,6 +199,9 @@ pub struct Vm {
     /// Network cards, by name.
     #[serde(default)]
     pub nics: BTreeMap<String, Nic>,
+    /// Disks, by name: in the order of their names the guest finds them.
+    #[serde(default)]
+    pub disks: BTreeMap<String, Disk>,
     /// Whole PCI functions, by the guest's name for them.
     #[serde(default)]
     pub pci: BTreeMap<String, Passthrough>,
@@ -330,6 +333,40 @@ pub struct Nic {
     /// Attributes that this guest's VF gets, before those of the VF and its defaults.
     #[serde(flatten)]
     pub attributes: VfAttributes,
+}
+
+/// A disk: an image on the host, as a virtio-blk device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Disk {
+    /// The image, or a block device.
+    pub path: PathBuf,
+    /// What it is. It is never guessed.
+    #[serde(default)]
+    pub format: DiskFormat,
+    /// The guest cannot write to it; several guests may have it then.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Bypass the host's page cache.
+    #[serde(default)]
+    pub direct: bool,
+    /// Folders besides the image's own where its backing files may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backing_folders: Vec<PathBuf>,
+    /// Queues, each with a thread of its own: 1 to 16. As many as vCPUs where it is not said, and 4 at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+}
+
+/// What an image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    /// The disk's bytes as they are.
+    #[default]
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
 }
 
 /// A whole function through VFIO.

@@ -2,21 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::Path;
 
 use netconfig::merge::{merge, nats};
 use netconfig::section::NetworkType;
 use netconfig::{LinkSettings, MacAddress, VfAttributes};
 use vfio::PciAddress;
 
-use super::{Config, Diagnostic, Document, Nic, Pool, Vm, derived_mac};
+use super::{Config, Diagnostic, Disk, Document, Nic, Pool, Vm, derived_mac};
 
 /// More vCPUs than this no guest has.
 const MOST_CPUS: u32 = 64;
 
 /// All that is wrong.
 pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> {
-    let mut check =
-        Check { document, config, problems: Vec::new(), macs: BTreeMap::new(), devices: BTreeMap::new() };
+    let mut check = Check {
+        document,
+        config,
+        problems: Vec::new(),
+        macs: BTreeMap::new(),
+        devices: BTreeMap::new(),
+        images: BTreeMap::new(),
+    };
     if config.version != 1 {
         let message = format!("Version {} of the file's format is not known", config.version);
         check.report(&["version"], message, Some("this version of Throughway reads version 1".to_owned()));
@@ -40,6 +47,8 @@ struct Check<'a> {
     macs: BTreeMap<MacAddress, String>,
     /// Which guest a whole function is given to.
     devices: BTreeMap<&'a str, String>,
+    /// Which disk an image is, and whether only to read.
+    images: BTreeMap<&'a Path, (String, bool)>,
 }
 
 impl<'a> Check<'a> {
@@ -274,6 +283,9 @@ impl<'a> Check<'a> {
         for (key, nic) in &vm.nics {
             self.nic(name, key, nic);
         }
+        for (key, disk) in &vm.disks {
+            self.disk(name, key, disk);
+        }
         for (key, pci) in &vm.pci {
             let path = ["vms", name, "pci", key, "device"];
             self.defined(&path, "devices", &pci.device, self.config.devices.keys());
@@ -284,6 +296,25 @@ impl<'a> Check<'a> {
             if self.config.sriov.contains_key(&pci.device) {
                 let help = Some("give its VFs away, or take it out of `sriov:`".to_owned());
                 self.report(&path, format!("`{}` has VFs and cannot be given away whole", pci.device), help);
+            }
+        }
+    }
+
+    fn disk(&mut self, vm: &str, key: &str, disk: &'a Disk) {
+        let path = ["vms", vm, "disks", key];
+        if disk.queues.is_some_and(|queues| !(1..=16).contains(&queues)) {
+            self.report(&[&path[..], &["queues"]].concat(), "A disk has 1 to 16 queues", None);
+        }
+        let owner = format!("vms.{vm}.disks.{key}");
+        match self.images.get(disk.path.as_path()) {
+            Some((first, read_only)) if !(disk.read_only && *read_only) => {
+                let message = format!("{} is a disk already, as {first}", disk.path.display());
+                let help = "give each an image of its own, or say `read-only: true` for both".to_owned();
+                self.report(&[&path[..], &["path"]].concat(), message, Some(help));
+            }
+            Some(_) => {}
+            None => {
+                self.images.insert(&disk.path, (owner, disk.read_only));
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 4] = ["kvm", "netns", "crash", "host"];
+const PRIVILEGED: [&str; 5] = ["kvm", "disk", "netns", "crash", "host"];
 
 pub(super) fn fmt(context: &Context) -> Result<Outcome> {
     verdict(context, "fmt", fresh::cargo().args(["fmt", "--all", "--check"]))
@@ -59,6 +59,17 @@ pub(super) fn kvm(context: &Context) -> Result<Outcome> {
     let mut command = fresh::cargo();
     command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "kvm"]);
     Ok(Outcome::Ran(tests(context, "kvm", &mut command)?))
+}
+
+pub(super) fn disk(context: &Context) -> Result<Outcome> {
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    }
+    host::ensure(&[("qemu-utils", "images are compared with what qemu-img(1) and qemu-io(1) make of them")])?;
+    let mut command = fresh::cargo();
+    command.env("REQUIRE", "disk");
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "disk"]);
+    Ok(Outcome::Ran(tests(context, "disk", &mut command)?))
 }
 
 pub(super) fn netns(context: &Context) -> Result<Outcome> {

@@ -59,7 +59,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 10] = [
+pub(super) const SUITES: [Suite; 11] = [
     Suite { name: "fmt", what: "the code is formatted", test_target: None, run: cargo::fmt },
     Suite { name: "clippy", what: "no lint warns", test_target: None, run: cargo::clippy },
     Suite {
@@ -79,6 +79,12 @@ pub(super) const SUITES: [Suite; 10] = [
         what: "small guests on this machine's /dev/kvm",
         test_target: Some("kvm"),
         run: cargo::kvm,
+    },
+    Suite {
+        name: "disk",
+        what: "disk images beside QEMU's tools, and disks of guests that are killed",
+        test_target: Some("disk"),
+        run: cargo::disk,
     },
     Suite {
         name: "netns",

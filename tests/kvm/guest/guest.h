@@ -94,6 +94,8 @@ void pci_report(void);
 void device(void);
 void pin(void);
 
+// disk.c
+void disk(void);
 // virtio.c
 void entropy(void);
 

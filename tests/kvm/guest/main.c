@@ -262,6 +262,8 @@ void user_main(u32 cpu)
         wait_for_processors(cpus);
     } else if (word_is("test", "pin")) {
         pin();
+    } else if (word_is("test", "disk")) {
+        disk();
     } else if (word_is("test", "entropy")) {
         entropy();
     } else if (word_is("test", "device")) {

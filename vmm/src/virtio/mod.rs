@@ -9,6 +9,7 @@
 //!   rules ends with the device asking for a reset ([`Interrupts::fail`]), and nothing else;
 //! - after a reset has returned, no worker runs and nothing of guest memory is held.
 
+pub mod blk;
 mod device;
 mod interrupts;
 pub mod net;
