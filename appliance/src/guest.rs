@@ -4,52 +4,70 @@ mod cards;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use vfio::PciFunction;
 use vfio::kernel::{Backend, Iommu};
 use vmm::disk::{Access, Chain, Format, Rules};
-use vmm::spec::{self, Console, CpuSpec, MemorySpec, Resources, Slot, VirtioSlot, VmSpec};
+use vmm::firmware;
+use vmm::spec::{self, Boot, Console, CpuSpec, MemorySpec, Resources, Slot, VirtioSlot, VmSpec};
 use vmm::virtio::blk::{Block, BlockSpec};
 
 use crate::apply::Applied;
-use crate::config::{self, Vm};
+use crate::config::{self, Firmware, Vm};
+use crate::variables::Variables;
 
 /// Of a disk, where the file does not say how many.
 const MOST_QUEUES: u16 = 4;
 
 /// The files that a guest starts from, opened while nothing has been touched yet.
 pub struct BootFiles {
-    kernel: File,
-    initrd: Option<File>,
+    boot: Boot,
     disks: Vec<VirtioSlot>,
 }
 
 impl BootFiles {
-    /// Opens them. Relative paths start at the folder of the appliance file.
-    pub fn open(vm: &Vm, folder: &Path) -> anyhow::Result<Self> {
-        let open = |what: &str, path: &PathBuf| {
-            let path = folder.join(path);
-            let file = File::open(&path).with_context(|| format!("Opening the {what} {}", path.display()))?;
-            let plain = file
-                .metadata()
-                .with_context(|| format!("Looking at the {what} {}", path.display()))?
-                .is_file();
-            anyhow::ensure!(plain, "The {what} {} is not a file", path.display());
-            Ok(file)
-        };
-        let kernel = open("kernel", &vm.boot.kernel)?;
-        let initrd = vm.boot.initrd.as_ref().map(|path| open("initial RAM disk", path)).transpose()?;
+    /// Opens them. Relative paths start at the folder of the appliance file; variables of firmware are kept below `state`.
+    pub fn open(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result<Self> {
+        let boot = open_boot(name, vm, folder, state)?;
         let queues = u16::try_from(vm.cpus.topology().count).unwrap_or(u16::MAX).clamp(1, MOST_QUEUES);
         let disks = vm.disks.iter().map(|(name, disk)| {
             let slot = open_disk(name, disk, folder, queues);
             slot.with_context(|| format!("Disk `{name}`"))
         });
         let disks = disks.collect::<anyhow::Result<_>>()?;
-        Ok(Self { kernel, initrd, disks })
+        Ok(Self { boot, disks })
     }
+}
+
+fn open_boot(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result<Boot> {
+    let open = |what: &str, path: &Path| open(what, &folder.join(path), "");
+    if let Some(kernel) = &vm.boot.kernel {
+        let kernel = open("kernel", kernel)?;
+        let initrd = vm.boot.initrd.as_deref().map(|path| open("initial RAM disk", path)).transpose()?;
+        return Ok(Boot::Kernel { kernel, initrd });
+    }
+    let files = vm.boot.firmware.as_ref().context("The guest has nothing to start")?.files();
+    let hint = match vm.boot.firmware {
+        Some(Firmware::Known(_)) => " (is the package `ovmf` installed?)",
+        _ => "",
+    };
+    let code = self::open("firmware's code", &folder.join(&files.code), hint)?;
+    let template = self::open("firmware's variables", &folder.join(&files.vars), hint)?;
+    let (code_path, vars_path) = (files.code.display(), files.vars.display());
+    firmware::sizes(&code, &template)
+        .with_context(|| format!("The firmware {code_path} with {vars_path}"))?;
+    let variables = Variables::of(state, name).open(&template)?;
+    Ok(Boot::Firmware(spec::Firmware { code, variables, order: vm.boot.order.clone() }))
+}
+
+fn open(what: &str, path: &Path, hint: &str) -> anyhow::Result<File> {
+    let file = File::open(path).with_context(|| format!("Opening the {what} {}{hint}", path.display()))?;
+    let about = file.metadata().with_context(|| format!("Looking at the {what} {}", path.display()))?;
+    anyhow::ensure!(about.is_file(), "The {what} {} is not a file", path.display());
+    Ok(file)
 }
 
 /// Opens and locks an image and what it stands on.
@@ -119,5 +137,5 @@ pub fn resources(
     }
     let mut virtio = cards::virtio(vm, &applied.cards)?;
     virtio.extend(files.disks);
-    Ok(Resources { kernel: files.kernel, initrd: files.initrd, console, slots, virtio })
+    Ok(Resources { boot: files.boot, console, slots, virtio })
 }

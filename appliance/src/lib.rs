@@ -12,4 +12,5 @@ mod faults;
 pub mod guest;
 pub mod host;
 pub mod plan;
+pub mod variables;
 pub mod watch;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use vfio::IrqKind;
 use vfio::fake::Fake;
-use vmm::spec::{Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VirtioSlot, VmSpec};
+use vmm::spec::{
+    Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VirtioSlot, VmSpec,
+};
 use vmm::{Begun, Machine, Outcome};
 
 use crate::image;
@@ -43,8 +45,7 @@ impl InProcess {
         let (typed, input) = std::io::pipe().unwrap();
         let slot = |fake: &Arc<Fake>| Slot { name: "card".into(), functions: vec![Arc::clone(fake) as _] };
         let resources = Resources {
-            kernel: File::open(image::elf()).unwrap(),
-            initrd: None,
+            boot: Boot::Kernel { kernel: File::open(image::elf()).unwrap(), initrd: None },
             console: Console { input: Some(typed.into()), output: writer.into() },
             slots: slots.iter().map(|fake| slot(fake)).collect(),
             virtio,

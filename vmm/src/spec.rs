@@ -84,16 +84,38 @@ pub enum OnDeviceError {
 
 /// What the machine needs that is opened already.
 pub struct Resources {
-    /// The kernel: bzImage or ELF with a PVH note.
-    pub kernel: File,
-    /// The initial RAM disk.
-    pub initrd: Option<File>,
+    /// What the guest starts with.
+    pub boot: Boot,
     /// COM1.
     pub console: Console,
     /// The functions given to the guest, in slot order.
     pub slots: Vec<Slot>,
     /// The virtio devices, in the order of their root ports, behind those of `slots`.
     pub virtio: Vec<VirtioSlot>,
+}
+
+/// What a guest starts with.
+pub enum Boot {
+    /// Direct boot: no firmware runs.
+    Kernel {
+        /// bzImage, or ELF with a PVH note.
+        kernel: File,
+        /// The initial RAM disk.
+        initrd: Option<File>,
+    },
+    /// Firmware, which finds by itself what to start.
+    Firmware(Firmware),
+}
+
+/// UEFI firmware in flash memory, as OVMF is built for a Q35 board.
+pub struct Firmware {
+    /// The code, which ends at 4 GiB.
+    pub code: File,
+    /// This guest's variables, right below the code; open for reading and writing. See
+    /// [`firmware::VariableStore`](crate::firmware::VariableStore).
+    pub variables: File,
+    /// What to start from, the first one first: names of [`Resources::slots`].
+    pub order: Vec<String>,
 }
 
 /// Both ends of COM1: terminals, files, pipes or sockets alike.

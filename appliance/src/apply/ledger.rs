@@ -97,15 +97,18 @@ impl Ledger {
         fs::create_dir_all(&self.folder).map_err(|error| failed("Making", &self.folder, error))
     }
 
-    /// Names of guests are keys of a file, so they may hold anything: what is not plain is written as its bytes' numbers.
     fn path(&self, vm: &str) -> PathBuf {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        let name: String = vm
-            .bytes()
-            .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") })
-            .collect();
-        self.folder.join(format!("{name}.json"))
+        self.folder.join(format!("{}.json", file_name(vm)))
     }
+}
+
+/// A file's name for a guest. Names of guests are keys of a file, so they may hold anything: what is not plain is written as
+/// its bytes' numbers.
+pub(crate) fn file_name(vm: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    vm.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") })
+        .collect()
 }
 
 /// Where rights are what lacks, says so.

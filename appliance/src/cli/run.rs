@@ -41,7 +41,7 @@ fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let name = arguments.vm.as_str();
     let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;
     let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
-    let files = BootFiles::open(vm, folder).map_err(Failure::Refused)?;
+    let files = BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(Failure::Refused)?;
     enough_huge_pages(vm).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
@@ -118,14 +118,19 @@ fn start(
     let resources = guest::resources(vm, files, console, applied, kvm).map_err(Failure::Fault)?;
     let outcome = machine.run(resources);
     drop(terminal);
-    outcome.map_err(|error| match error {
-        vmm::machine::Error::Boot(_) => {
-            let kernel = vm.boot.kernel.display();
-            Failure::Refused(
-                anyhow::Error::new(error).context(format!("Guest `{name}` with the kernel {kernel}")),
-            )
+    outcome.map_err(|error| {
+        let refused = |why: anyhow::Error, with: String| {
+            Failure::Refused(why.context(format!("Guest `{name}` with the {with}")))
+        };
+        match (error, &vm.boot.kernel, &vm.boot.firmware) {
+            (error @ vmm::machine::Error::Boot(_), Some(kernel), _) => {
+                refused(error.into(), format!("kernel {}", kernel.display()))
+            }
+            (error @ vmm::machine::Error::Firmware(_), _, Some(firmware)) => {
+                refused(error.into(), format!("firmware {}", firmware.files().code.display()))
+            }
+            (error, ..) => Failure::Fault(error.into()),
         }
-        error => Failure::Fault(error.into()),
     })
 }
 

@@ -279,14 +279,13 @@ pub(crate) const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 12] = [
+const NOT_YET: [&str; 11] = [
     "listen",
     "web",
     "numa",
     "autostart",
     "restart",
     "cpuset",
-    "firmware",
     "network",
     "rom-bar",
     "serial",

@@ -140,3 +140,43 @@ proptest::proptest! {
         problems(&text);
     }
 }
+
+#[test]
+fn a_guest_starts_with_a_kernel_or_with_firmware() {
+    let boot = |boot: &str| {
+        let text = format!("{}    pci: {{}}\n", GOOD.replace("{kernel: /boot/vmlinuz}", boot));
+        problems(&text)
+            .iter()
+            .map(|problem| problem.split_once(": ").unwrap().1.to_owned())
+            .collect::<Vec<_>>()
+    };
+    for good in
+        ["{firmware: uefi}", "{firmware: uefi, order: [wan]}", "{firmware: {code: /c.fd, vars: v.fd}}"]
+    {
+        assert_eq!(boot(good), Vec::<String>::new(), "{good}");
+    }
+    let either = "(write either `kernel: PATH` or `firmware: uefi`)";
+    for (bad, expected) in [
+        ("{}", format!("This names nothing to start {either}")),
+        (
+            "{firmware: uefi, kernel: /k}",
+            format!("A guest starts with a kernel or with firmware, not both {either}"),
+        ),
+        ("{firmware: uefi, initrd: /i}", format!("Only a kernel has an initial RAM disk {either}")),
+        ("{firmware: uefi, cmdline: quiet}", format!("Only a kernel has a command line {either}")),
+        ("{firmware: bios}", "Write uefi, or {code: PATH, vars: PATH}".into()),
+        ("{firmware: {code: /c.fd}}", "Write uefi, or {code: PATH, vars: PATH}".into()),
+        (
+            "{kernel: /k, order: [wan]}",
+            "Only firmware has a boot order, and this guest starts with a kernel".into(),
+        ),
+        ("{firmware: uefi, order: [wan, wan]}", "`wan` is there twice".into()),
+        (
+            "{firmware: uefi, order: [lan]}",
+            "This guest has no device `lan` (give it one of that name, under `vms.a.disks`, `.nics` or `.pci`)"
+                .into(),
+        ),
+    ] {
+        assert_eq!(boot(bad), [expected], "{bad}");
+    }
+}

@@ -294,18 +294,66 @@ impl Memory {
     }
 }
 
-/// What a guest starts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What a guest starts: a kernel, or firmware.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Boot {
     /// A kernel: bzImage, or an ELF file with a PVH note.
-    pub kernel: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
     /// An initial RAM disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
     #[serde(default)]
     pub cmdline: String,
+    /// Firmware, which finds by itself what to start: `uefi`, or files of one's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    /// What firmware starts from, the first one first: names of this guest's devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<String>,
+}
+
+/// Firmware.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "write uefi, or {code: PATH, vars: PATH}")]
+pub enum Firmware {
+    /// That of the distribution's package `ovmf`.
+    Known(KnownFirmware),
+    /// Files of one's own.
+    Files(FirmwareFiles),
+}
+
+/// Firmware by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KnownFirmware {
+    /// /usr/share/OVMF/OVMF_CODE_4M.fd and OVMF_VARS_4M.fd.
+    Uefi,
+}
+
+/// The two files of a firmware build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FirmwareFiles {
+    /// The code.
+    pub code: PathBuf,
+    /// Variables that a guest begins with. Its own are kept in the state folder.
+    pub vars: PathBuf,
+}
+
+impl Firmware {
+    /// Its files.
+    pub fn files(&self) -> FirmwareFiles {
+        match self {
+            Self::Known(KnownFirmware::Uefi) => FirmwareFiles {
+                code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
+                vars: "/usr/share/OVMF/OVMF_VARS_4M.fd".into(),
+            },
+            Self::Files(files) => files.clone(),
+        }
+    }
 }
 
 /// A network card: virtio-net on a network of the host, or a VF through VFIO, from a pool or a certain one.

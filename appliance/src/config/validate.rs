@@ -277,9 +277,7 @@ impl<'a> Check<'a> {
             let message = format!("{} is not a whole number of {} pages", memory.size, super::Size(page));
             self.report(&["vms", name, "memory"], message, None);
         }
-        if vm.boot.cmdline.contains('\0') {
-            self.report(&["vms", name, "boot", "cmdline"], "A command line cannot contain a NUL", None);
-        }
+        self.boot(name, vm);
         for (key, nic) in &vm.nics {
             self.nic(name, key, nic);
         }
@@ -296,6 +294,50 @@ impl<'a> Check<'a> {
             if self.config.sriov.contains_key(&pci.device) {
                 let help = Some("give its VFs away, or take it out of `sriov:`".to_owned());
                 self.report(&path, format!("`{}` has VFs and cannot be given away whole", pci.device), help);
+            }
+        }
+    }
+
+    fn boot(&mut self, name: &str, vm: &Vm) {
+        let (path, boot) = (["vms", name, "boot"], &vm.boot);
+        let at = |key: &'static str| [&path[..], &[key]].concat();
+        if boot.cmdline.contains('\0') {
+            self.report(&at("cmdline"), "A command line cannot contain a NUL", None);
+        }
+        let help = || Some("write either `kernel: PATH` or `firmware: uefi`".to_owned());
+        match (&boot.kernel, &boot.firmware) {
+            (Some(_), Some(_)) => {
+                self.report(
+                    &at("firmware"),
+                    "A guest starts with a kernel or with firmware, not both",
+                    help(),
+                );
+            }
+            (None, None) => self.report(&path, "This names nothing to start", help()),
+            (Some(_), None) if !boot.order.is_empty() => {
+                self.report(
+                    &at("order"),
+                    "Only firmware has a boot order, and this guest starts with a kernel",
+                    None,
+                );
+            }
+            (None, Some(_)) if boot.initrd.is_some() => {
+                self.report(&at("initrd"), "Only a kernel has an initial RAM disk", help());
+            }
+            (None, Some(_)) if !boot.cmdline.is_empty() => {
+                self.report(&at("cmdline"), "Only a kernel has a command line", help());
+            }
+            _ => {}
+        }
+        let devices: Vec<&String> = vm.disks.keys().chain(vm.nics.keys()).chain(vm.pci.keys()).collect();
+        for (index, device) in boot.order.iter().enumerate() {
+            let element = format!("#{index}");
+            let path = [&path[..], &["order", element.as_str()]].concat();
+            if !devices.contains(&device) {
+                let help = format!("give it one of that name, under `vms.{name}.disks`, `.nics` or `.pci`");
+                self.report(&path, format!("This guest has no device `{device}`"), Some(help));
+            } else if boot.order.iter().take(index).any(|before| before == device) {
+                self.report(&path, format!("`{device}` is there twice"), None);
             }
         }
     }

@@ -11,7 +11,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{AcpiSpec, Error, OEM, OEM_REVISION, OEM_TABLE, SLEEP_TYPE_S5, Windows};
+use super::{AcpiSpec, Decoding, Error, OEM, OEM_REVISION, OEM_TABLE, SLEEP_TYPE_S5, Windows};
 use crate::layout;
 
 /// Address of the LPC bridge, 00:1f.0, as `_ADR` has it: device, function.
@@ -33,7 +33,7 @@ pub(super) fn build(spec: &AcpiSpec) -> Result<Sdt, Error> {
     let sleep = Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
     Name::new("\\_S5_".into(), &sleep).to_aml_bytes(&mut aml);
     let host_bridge = host_bridge(&spec.windows)?;
-    let chipset = chipset_resources();
+    let chipset = chipset_resources(spec.decoding);
     let cpus: Vec<_> = (0..spec.cpus.count()).map(Processor).collect();
     let mut devices: Vec<&dyn Aml> = vec![&host_bridge, &chipset];
     devices.extend(cpus.iter().map(|cpu| cpu as &dyn Aml));
@@ -95,25 +95,27 @@ fn host_bridge(windows: &Windows) -> Result<Made, Error> {
 fn bridge_windows(windows: &Windows) -> Result<Made, Error> {
     let refused = |window: &Range<u64>| Error::Window(window.clone());
     let last = |window: &Range<u64>| window.end.checked_sub(1).filter(|last| *last >= window.start);
-    let low = &windows.mmio32;
-    let bounds = last(low).and_then(|last| Some((u32::try_from(low.start).ok()?, u32::try_from(last).ok()?)));
-    let (low_first, low_last) = bounds.ok_or_else(|| refused(low))?;
     let plain = AddressSpaceCacheable::NotCacheable;
+    let low = |window: &Range<u64>| {
+        let bounds = last(window)
+            .and_then(|last| Some((u32::try_from(window.start).ok()?, u32::try_from(last).ok()?)));
+        let (first, last) = bounds.ok_or_else(|| refused(window))?;
+        Ok::<_, Error>(Made::of(&AddressSpace::new_memory(plain, true, first, last, None)))
+    };
+    let high = |window: &Range<u64>| {
+        let last = last(window).filter(|last| last - window.start < u64::MAX);
+        let last = last.ok_or_else(|| refused(window))?;
+        Ok::<_, Error>(Made::of(&AddressSpace::new_memory(plain, true, window.start, last, None)))
+    };
 
     let buses = AddressSpace::new_bus_number(0_u16, 255);
     let config = IO::new(0xcf8, 0xcf8, 1, 8);
     let below = AddressSpace::new_io(0_u16, 0xcf7, None);
     let above = AddressSpace::new_io(0xd00_u16, 0xffff, None);
-    let memory = AddressSpace::new_memory(plain, true, low_first, low_last, None);
-    let high = match &windows.mmio64 {
-        Some(high) => {
-            let last = last(high).filter(|last| last - high.start < u64::MAX).ok_or_else(|| refused(high))?;
-            Some(AddressSpace::new_memory(plain, true, high.start, last, None))
-        }
-        None => None,
-    };
-    let mut all: Vec<&dyn Aml> = vec![&buses, &config, &below, &above, &memory];
-    all.extend(high.as_ref().map(|high| high as &dyn Aml));
+    let low = windows.mmio32.iter().map(low).collect::<Result<Vec<_>, _>>()?;
+    let high = windows.mmio64.iter().map(high).collect::<Result<Vec<_>, _>>()?;
+    let mut all: Vec<&dyn Aml> = vec![&buses, &config, &below, &above];
+    all.extend(low.iter().chain(&high).map(|window| window as &dyn Aml));
     Ok(Made::of(&Name::new("_CRS".into(), &ResourceTemplate::new(all))))
 }
 
@@ -188,10 +190,10 @@ fn isa_device(name: &str, id: &str, ports: &IO, irq: u32) -> Made {
 }
 
 /// Motherboard resources: ECAM, which Linux demands to find reserved, and the power management block.
-fn chipset_resources() -> Made {
+fn chipset_resources(decoding: Decoding) -> Made {
     let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    let ecam = Memory32Fixed::new(true, low(layout::ECAM_START), low(layout::ECAM_SIZE));
-    let pm = IO::new(layout::PMBASE, layout::PMBASE, 1, PM_BLOCK_LENGTH);
+    let ecam = Memory32Fixed::new(true, low(decoding.ecam), low(layout::ECAM_SIZE));
+    let pm = IO::new(decoding.pm_base, decoding.pm_base, 1, PM_BLOCK_LENGTH);
     Made::of(&Device::new(
         "MBRD".into(),
         vec![

@@ -25,9 +25,9 @@ const VGA_NOT_PRESENT: u16 = 1 << 2;
 const NO_C2: u16 = 0x0fff;
 const NO_C3: u16 = 0x0fff;
 
-/// Points to FACS and DSDT, which lie below 4 GiB.
-pub(super) fn build(facs: u64, dsdt: u64) -> FADT {
-    let port = |(offset, length): (u16, u8)| (u32::from(layout::PMBASE + offset), length);
+/// Points to FACS and DSDT, which lie below 4 GiB, and to the power management block at port `pm_base`.
+pub(super) fn build(facs: u64, dsdt: u64, pm_base: u16) -> FADT {
+    let port = |(offset, length): (u16, u8)| (u32::from(pm_base).saturating_add(offset.into()), length);
     let mut table = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
         .preferred_pm_profile(PmProfile::EnterpriseServer)
         .flag(Flags::Wbinvd)
@@ -49,8 +49,8 @@ pub(super) fn build(facs: u64, dsdt: u64) -> FADT {
         (event.into(), event_length, register(event, event_length));
     (table.pm1a_cnt_blk, table.pm1_cnt_len, table.x_pm1a_cnt_blk) =
         (control.into(), control_length, register(control, control_length));
-    (table.pm_tmr_blk, table.pm_tmr_len, table.x_pm_tmr_blk) =
-        (timer.into(), timer_length, register(timer, timer_length));
+    let wide = GAS::new(AddressSpace::SystemIo, timer_length * 8, 0, AccessSize::DwordAccess, timer.into());
+    (table.pm_tmr_blk, table.pm_tmr_len, table.x_pm_tmr_blk) = (timer.into(), timer_length, wide);
     (table.gpe0_blk, table.gpe0_blk_len, table.x_gpe0_blk) =
         (gpe0.into(), gpe0_length, register(gpe0, gpe0_length));
 
@@ -66,7 +66,6 @@ pub(super) fn build(facs: u64, dsdt: u64) -> FADT {
 fn register(port: u32, length: u8) -> GAS {
     let access = match length {
         1 | 16 => AccessSize::ByteAccess,
-        4 if port == u32::from(layout::PMBASE + PM_TIMER.0) => AccessSize::DwordAccess,
         _ => AccessSize::WordAccess,
     };
     GAS::new(AddressSpace::SystemIo, length * 8, 0, access, u64::from(port))

@@ -5,6 +5,7 @@
 
 mod dsdt;
 mod fixed;
+mod loader;
 mod madt;
 
 use std::ops::Range;
@@ -15,6 +16,8 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+pub use loader::{LOADER_FILE, Loadable, RSDP_FILE, TABLES_FILE, loadable};
 
 use crate::layout;
 use crate::spec::CpuSpec;
@@ -53,10 +56,10 @@ pub enum Error {
 /// The guest physical addresses that PCI BARs may take, as the host bridge's `_CRS` offers them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Windows {
-    /// Below 4 GiB.
-    pub mmio32: Range<u64>,
-    /// Above guest RAM, where there is one.
-    pub mmio64: Option<Range<u64>>,
+    /// Below 4 GiB: at least one.
+    pub mmio32: Vec<Range<u64>>,
+    /// Above guest RAM, where there are any.
+    pub mmio64: Vec<Range<u64>>,
 }
 
 /// The machine that the tables describe.
@@ -66,21 +69,32 @@ pub struct AcpiSpec {
     pub cpus: CpuSpec,
     /// Where BARs may be.
     pub windows: Windows,
+    /// Where the chipset decodes.
+    pub decoding: Decoding,
+}
+
+/// Where the chipset decodes what the tables name: fixed under direct boot, and the firmware's to say under UEFI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoding {
+    /// Guest physical address of ECAM for 256 buses.
+    pub ecam: u64,
+    /// First port of the power management block.
+    pub pm_base: u16,
+}
+
+impl Default for Decoding {
+    /// As direct boot has it.
+    fn default() -> Self {
+        Self { ecam: layout::ECAM_START, pm_base: layout::PMBASE }
+    }
 }
 
 /// Builds the tables as they lie from [`TABLES`]`.start` on, the RSDP first.
 pub fn build(spec: &AcpiSpec) -> Result<Vec<u8>, Error> {
-    let mut tables = Placed { bytes: vec![0; Rsdp::len()] };
-    let facs = tables.place(&FACS::new());
-    let dsdt = tables.place(&dsdt::build(spec)?);
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    xsdt.add_entry(tables.place(&fixed::build(facs, dsdt)));
-    xsdt.add_entry(tables.place(&madt::build(spec.cpus)));
-    xsdt.add_entry(tables.place(&mcfg()));
-    let xsdt = tables.place(&xsdt);
-
+    let mut tables = Placed { bytes: vec![0; Rsdp::len()], base: TABLES.start };
+    let offsets = tables.place_all(spec)?;
     let mut rsdp = Vec::new();
-    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
+    Rsdp::new(OEM, TABLES.start + offsets.xsdt).to_aml_bytes(&mut rsdp);
     for (slot, byte) in tables.bytes.iter_mut().zip(rsdp) {
         *slot = byte;
     }
@@ -97,25 +111,45 @@ pub fn write(memory: &GuestMemoryMmap<()>, spec: &AcpiSpec) -> Result<u64, Error
     Ok(TABLES.start)
 }
 
-/// Tables one after the other, from `TABLES.start` on.
+/// Tables one after the other, from guest physical address `base` on.
 struct Placed {
     bytes: Vec<u8>,
+    base: u64,
+}
+
+/// Where the tables that point to others lie, from the start of the bytes.
+struct Offsets {
+    fadt: u64,
+    xsdt: u64,
 }
 
 impl Placed {
-    /// Appends a table; its guest physical address.
+    fn place_all(&mut self, spec: &AcpiSpec) -> Result<Offsets, Error> {
+        let base = self.base;
+        let facs = self.place(&FACS::new());
+        let dsdt = self.place(&dsdt::build(spec)?);
+        let fadt = self.place(&fixed::build(base + facs, base + dsdt, spec.decoding.pm_base));
+        let madt = self.place(&madt::build(spec.cpus));
+        let mcfg = self.place(&mcfg(spec.decoding.ecam));
+        let mut root = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+        [fadt, madt, mcfg].into_iter().for_each(|table| root.add_entry(base + table));
+        let xsdt = self.place(&root);
+        Ok(Offsets { fadt, xsdt })
+    }
+
+    /// Appends a table; its offset.
     fn place(&mut self, table: &dyn Aml) -> u64 {
         let offset = self.bytes.len().next_multiple_of(ALIGNMENT);
         self.bytes.resize(offset, 0);
         table.to_aml_bytes(&mut self.bytes);
-        TABLES.start + offset as u64
+        offset as u64
     }
 }
 
 /// One segment of 256 buses (PCI Firmware Specification 3.3, 4.1.2).
-fn mcfg() -> MCFG {
+fn mcfg(ecam: u64) -> MCFG {
     let mut table = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
-    table.add_ecam(layout::ECAM_START, 0, 0, 255);
+    table.add_ecam(ecam, 0, 0, 255);
     table
 }
 

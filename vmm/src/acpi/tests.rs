@@ -8,7 +8,11 @@ use crate::cpuid::apic_id;
 fn spec(sockets: u32, cores: u32, threads: u32) -> AcpiSpec {
     AcpiSpec {
         cpus: CpuSpec { sockets, cores, threads },
-        windows: Windows { mmio32: 0x8000_0000..0xE000_0000, mmio64: Some(0x40_0000_0000..0x80_0000_0000) },
+        windows: Windows {
+            mmio32: std::iter::once(0x8000_0000..0xE000_0000).collect(),
+            mmio64: std::iter::once(0x40_0000_0000..0x80_0000_0000).collect(),
+        },
+        decoding: Decoding::default(),
     }
 }
 
@@ -168,7 +172,7 @@ fn windows_are_offered_as_given() {
     let high = [0x40_0000_0000_u64, 0x7F_FFFF_FFFF, 0, 0x40_0000_0000].map(u64::to_le_bytes);
     assert!(has(high.as_flattened()));
     let mut without = spec(1, 1, 1);
-    without.windows.mmio64 = None;
+    without.windows.mmio64.clear();
     let guest = Guest::of(&without);
     assert!(!guest.dsdt().windows(8).any(|there| there == high[0]));
 }
@@ -177,10 +181,10 @@ fn windows_are_offered_as_given() {
 fn impossible_windows_are_refused() {
     let good = spec(1, 1, 1);
     for mmio32 in [0..0, 5..5, 0x8000_0000..0x1_0000_0001] {
-        let windows = Windows { mmio32, ..good.windows.clone() };
+        let windows = Windows { mmio32: vec![mmio32], ..good.windows.clone() };
         assert!(matches!(build(&AcpiSpec { windows, ..good.clone() }), Err(Error::Window(_))));
     }
-    let windows = Windows { mmio64: Some(7..7), ..good.windows.clone() };
+    let windows = Windows { mmio64: std::iter::once(7..7).collect(), ..good.windows.clone() };
     assert!(matches!(build(&AcpiSpec { windows, ..good.clone() }), Err(Error::Window(_))));
 }
 
@@ -232,6 +236,63 @@ fn iasl_understands_all_tables() {
     }
 }
 
+/// What the firmware does with the script, to files that it put at `tables` and `rsdp`.
+fn firmware_loads(loadable: &Loadable, tables: u64, rsdp: u64) -> (Vec<u8>, Vec<u8>) {
+    let mut files =
+        [(TABLES_FILE, tables, loadable.tables.clone()), (RSDP_FILE, rsdp, loadable.rsdp.clone())];
+    let text =
+        |bytes: &[u8]| String::from_utf8(bytes.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap();
+    for entry in loadable.script.chunks(128) {
+        assert_eq!(entry.len(), 128);
+        let of = text(&entry[4..60]);
+        let file = files.iter().position(|(name, ..)| *name == of).unwrap();
+        match u32_at(entry, 0) {
+            1 => {}
+            2 => {
+                let pointee = text(&entry[60..116]);
+                let address = files.iter().find(|(name, ..)| *name == pointee).unwrap().1;
+                let (at, size) = (u32_at(entry, 116) as usize, usize::from(entry[120]));
+                let field = &mut files[file].2[at..at + size];
+                let mut value = [0; 8];
+                value[..size].copy_from_slice(field);
+                assert!(u64::from_le_bytes(value) < loadable.tables.len() as u64, "the firmware checks this");
+                let sum = u64::from_le_bytes(value) + address;
+                field.copy_from_slice(&sum.to_le_bytes()[..size]);
+            }
+            3 => {
+                let [result, start, length] = [60, 64, 68].map(|at| u32_at(entry, at) as usize);
+                let bytes = &mut files[file].2;
+                bytes[result] = bytes[result].wrapping_sub(sum(&bytes[start..start + length]));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    let [(_, _, tables), (_, _, rsdp)] = files;
+    (tables, rsdp)
+}
+
+#[test]
+fn firmware_makes_the_same_tables_wherever_it_puts_them() {
+    let spec = spec(2, 3, 2);
+    let loadable = loadable(&spec).unwrap();
+    // As far from the start as the RSDP pushes them in the built ones.
+    let (tables, rsdp) = firmware_loads(&loadable, TABLES.start + 64, TABLES.start);
+    let whole = [&rsdp[..], &[0; 28], &tables].concat();
+    assert_eq!(whole, build(&spec).unwrap());
+    let (tables, rsdp) = firmware_loads(&loadable, 0x7fe0_0000, 0x9_f000);
+    let root = usize::try_from(u64_at(&rsdp, 24) - 0x7fe0_0000).unwrap();
+    assert_eq!((sum(&rsdp[..20]), sum(&rsdp), &tables[root..][..4]), (0, 0, &b"XSDT"[..]));
+}
+
+#[test]
+fn tables_name_what_the_chipset_decodes() {
+    let decoding = Decoding { ecam: 0xB000_0000, pm_base: 0xb000 };
+    let guest = Guest::of(&AcpiSpec { decoding, ..spec(1, 1, 1) });
+    assert_eq!(u64_at(guest.find(b"MCFG"), 44), 0xB000_0000);
+    let fadt = guest.find(b"FACP");
+    assert_eq!([56, 64, 76, 80].map(|at| u32_at(fadt, at)), [0xb000, 0xb004, 0xb008, 0xb020]);
+}
+
 proptest! {
     #[test]
     fn any_spec_makes_sound_tables_or_an_error(
@@ -239,9 +300,10 @@ proptest! {
         low in any::<(u64, u64)>(),
         high in any::<Option<(u64, u64)>>(),
     ) {
-        let windows = Windows { mmio32: low.0 >> 32..low.1 >> 31, mmio64: high.map(|(start, end)| start..end) };
+        let low = low.0 >> 32..low.1 >> 31;
+        let windows = Windows { mmio32: vec![low], mmio64: high.map(|(start, end)| start..end).into_iter().collect() };
         let cpus = CpuSpec { sockets, cores, threads };
-        if let Ok(bytes) = build(&AcpiSpec { cpus, windows }) {
+        if let Ok(bytes) = build(&AcpiSpec { cpus, windows, decoding: Decoding::default() }) {
             let guest = Guest(bytes);
             let listed = madt(guest.find(b"APIC")).into_iter().filter_map(|(kind, s)| match kind {
                 0 => Some(u32::from(s[3])),

@@ -24,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::layout;
 
 pub use e820::{Kind, Range, map as memory_map};
-pub use registers::{setup_firmware_state, setup_registers};
+pub use registers::{clear_memory_types, setup_firmware_state, setup_registers};
 
 /// Guest physical addresses of what the boot vCPU and the kernel find below 1 MiB. All of it lies in the first 640 KiB,
 /// which the memory map calls RAM: the kernel may reuse it once it has read it.

@@ -162,6 +162,15 @@ pub fn setup_firmware_state(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     Ok(())
 }
 
+/// Memory types as they are at power-on, MTRRs off: KVM does not list them as state to be kept, so a guest reset would leave
+/// them as they were.
+pub fn clear_memory_types(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let cleared = std::iter::once(MTRR_DEFAULT_TYPE).chain(MTRR_MASKS.step_by(2));
+    let cleared: Vec<_> = cleared.map(|index| kvm_msr_entry { index, ..Default::default() }).collect();
+    let msrs = Msrs::from_entries(&cleared).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
+    vcpu.set_msrs(&msrs).map(|_| ())
+}
+
 fn failed(what: &'static str, error: &kvm_ioctls::Error) -> Error {
     Error::Registers { what, source: io::Error::from_raw_os_error(error.errno()) }
 }

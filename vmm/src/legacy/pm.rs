@@ -20,6 +20,8 @@ const PM1_ENABLE: u16 = 1 | 1 << 5 | PWRBTN | 1 << 9 | 1 << 10;
 const SCI_EN: u16 = 1;
 /// PM1 control: enter the sleep state in bits 12:10.
 const SLP_EN: u16 = 1 << 13;
+/// The sleep type that OVMF powers off with, without a look at the tables.
+const FIRMWARE_OFF: u8 = 0;
 /// Frequency of the PM timer in Hz.
 const TIMER_HZ: u128 = 3_579_545;
 /// It counts 24 bits.
@@ -120,7 +122,7 @@ impl BusDevice for PowerManagement {
         for (at, byte) in (offset..).zip(data) {
             state.set_byte(at, *byte);
             let sleeps = at == 5 && u16::from(*byte) << 8 & SLP_EN != 0;
-            if sleeps && byte >> 2 & 7 == SLEEP_TYPE_S5 {
+            if sleeps && [SLEEP_TYPE_S5, FIRMWARE_OFF].contains(&(byte >> 2 & 7)) {
                 action = Action::PowerOff;
             }
         }
@@ -149,6 +151,7 @@ mod tests {
         let (pm, _) = with_line();
         let off = u16::from(SLEEP_TYPE_S5) << 10 | SLP_EN;
         assert_eq!(pm.write(4, &off.to_le_bytes()), Action::PowerOff);
+        assert_eq!(pm.write(4, &SLP_EN.to_le_bytes()), Action::PowerOff, "as firmware does");
         assert_eq!(pm.write(4, &(off & !SLP_EN).to_le_bytes()), Action::None);
         let other = u16::from((SLEEP_TYPE_S5 + 1) & 7) << 10 | SLP_EN;
         assert_eq!(pm.write(4, &other.to_le_bytes()), Action::None);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{acpi, boot, bus, cpuid, memory, passthrough, pci, virtio, vm};
+use crate::{acpi, boot, bus, cpuid, firmware, memory, passthrough, pci, virtio, vm};
 
 /// Each part's own error, which says what was being done to which object.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,9 @@ pub enum Error {
     /// Kernel, initial RAM disk or command line.
     #[error(transparent)]
     Boot(#[from] boot::Error),
+    /// Firmware, or its variables.
+    #[error(transparent)]
+    Firmware(#[from] firmware::Error),
     /// Processor identification.
     #[error(transparent)]
     Cpuid(#[from] cpuid::Error),

@@ -8,12 +8,15 @@ use vfio::IoAddressSpace;
 
 use super::Error;
 use super::events::{Events, Source};
+use crate::firmware::{BootDevice, BootKind, Tables};
+use crate::legacy::PowerManagement;
 use crate::memory::GuestRam;
 use crate::passthrough::{PassthroughDevice, Placement, map_guest_ram};
+use crate::pci::host_bridge::PowerOn;
 use crate::pci::{self, Devfn, PciDevice, Place, Request, Root, RootPort, Space, host_bridge};
-use crate::spec::{Slot, VirtioSlot};
+use crate::spec::{CpuSpec, Slot, VirtioSlot};
 use crate::vcpu::Buses;
-use crate::virtio::VirtioFunction;
+use crate::virtio::{Class, VirtioFunction};
 use crate::vm::Vm;
 use crate::{Action, acpi, layout};
 
@@ -37,14 +40,18 @@ pub(super) struct Hierarchy {
     virtio: Vec<Arc<VirtioFunction>>,
     next_port: u8,
     space: Space,
+    /// What may be booted from, by its name in the guest's file.
+    named: Vec<(String, BootDevice)>,
 }
 
 impl Hierarchy {
-    /// Builds it, with guest RAM mapped for the functions' DMA. `address_bits` is the width of guest physical addresses.
+    /// Builds it, with guest RAM mapped for the functions' DMA. `pm` is decoded where the LPC bridge says. `address_bits` is
+    /// the width of guest physical addresses.
     pub(super) fn build(
         vm: &Arc<Vm>,
         ram: &GuestRam,
         buses: &Buses,
+        (pm, power_on): (&Arc<PowerManagement>, PowerOn),
         slots: Vec<Slot>,
         address_bits: u8,
     ) -> Result<Self, Error> {
@@ -55,15 +62,21 @@ impl Hierarchy {
             root.reserve(layout::HIGH_RAM_START..ram_end);
         }
         root.reserve(1_u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX)..u64::MAX);
-        root.add(Place::Root(Devfn(0)), Arc::new(host_bridge::host_bridge()))?;
+        root.add(Place::Root(Devfn(0)), Arc::new(host_bridge::host_bridge(root.ecam(), power_on)))?;
         if let Some(devfn) = Devfn::new(LPC, 0) {
-            root.add(Place::Root(devfn), Arc::new(host_bridge::lpc_bridge()))?;
+            root.add(Place::Root(devfn), Arc::new(host_bridge::lpc_bridge(Arc::clone(pm) as _, power_on)))?;
         }
         let spaces = spaces(&slots);
         map_guest_ram(ram, &spaces)?;
         let space = Space { ram_end, phys_bits: address_bits, iova: common_ranges(&spaces) };
-        let mut hierarchy =
-            Self { root, watches: Vec::new(), virtio: Vec::new(), next_port: FIRST_PORT, space };
+        let mut hierarchy = Self {
+            root,
+            watches: Vec::new(),
+            virtio: Vec::new(),
+            next_port: FIRST_PORT,
+            space,
+            named: Vec::new(),
+        };
         for slot in slots {
             hierarchy.add_slot(vm, slot)?;
         }
@@ -89,6 +102,10 @@ impl Hierarchy {
         let port = self.add_port()?;
         let place = Place::Behind { port, function: 0 };
         let gsi = layout::intx_gsi(port.device(), 0);
+        let kind = if slot.device.class() == Class::Block { BootKind::VirtioDisk } else { BootKind::Other };
+        // "disk root" is `root` in the file.
+        let name = slot.name.split_once(' ').map_or(&*slot.name, |(_, name)| name).to_owned();
+        self.named.push((name, BootDevice { port: port.device(), function: 0, kind }));
         let device = Arc::new(VirtioFunction::new(vm, ram, &slot.name, slot.device, gsi)?);
         self.virtio.push(Arc::clone(&device));
         Ok(self.root.add(place, device)?)
@@ -105,6 +122,7 @@ impl Hierarchy {
 
     fn add_slot(&mut self, vm: &Arc<Vm>, slot: Slot) -> Result<(), Error> {
         let devfn = self.add_port()?;
+        self.named.push((slot.name, BootDevice { port: devfn.device(), function: 0, kind: BootKind::Other }));
         let multifunction = slot.functions.len() > 1;
         for (function, number) in slot.functions.into_iter().zip(0..) {
             function.reset().or_else(|error| reset_not_possible(&*function, error))?;
@@ -127,7 +145,34 @@ impl Hierarchy {
     pub(super) fn program(&self) -> Result<acpi::Windows, Error> {
         let plan = pci::plan(&Request::of(&self.root, self.space.clone()))?;
         plan.program(&self.root);
-        Ok(acpi::Windows { mmio32: plan.windows.mmio32, mmio64: plan.windows.mmio64 })
+        Ok(acpi::Windows {
+            mmio32: vec![plan.windows.mmio32],
+            mmio64: plan.windows.mmio64.into_iter().collect(),
+        })
+    }
+
+    /// For firmware, which places all BARs itself: the tables of the machine as it has set it up by then.
+    pub(super) fn tables(&self, cpus: CpuSpec) -> Tables {
+        let root = Arc::downgrade(&self.root);
+        let mmio64 = Space { iova: None, ..self.space.clone() }.mmio64();
+        Box::new(move || {
+            let decoding = root.upgrade().map_or_else(acpi::Decoding::default, |root| decoding(&root));
+            // Firmware's window lies in one of these, below ECAM or above it.
+            let ecam_end = decoding.ecam.saturating_add(layout::ECAM_SIZE);
+            let mmio32 = [layout::MMIO32_START..decoding.ecam, ecam_end..layout::IOAPIC];
+            let mmio32 = mmio32.into_iter().filter(|window| window.start < window.end).collect();
+            acpi::loadable(&acpi::AcpiSpec {
+                cpus,
+                windows: acpi::Windows { mmio32, mmio64: mmio64.clone() },
+                decoding,
+            })
+        })
+    }
+
+    /// The devices of these names, in their order.
+    pub(super) fn boot_order(&self, names: &[String]) -> Vec<BootDevice> {
+        let named = |name: &String| self.named.iter().find(|(known, _)| known == name);
+        names.iter().filter_map(|name| Some(named(name)?.1)).collect()
     }
 
     /// Has the loop watch what the devices want watched.
@@ -165,6 +210,15 @@ impl Hierarchy {
             tracing::warn!("{}: {}", failure.device, failure.why);
         }
     }
+}
+
+/// Where ECAM and power management are now; where firmware has not said yet, where it will most likely be.
+fn decoding(root: &Root) -> acpi::Decoding {
+    let window = |place| root.device(place)?.windows().first().map(|window| window.base);
+    let ecam = window(Place::Root(Devfn(0)));
+    let pm_base = window(Place::Root(Devfn(LPC << 3))).and_then(|base| u16::try_from(base).ok());
+    let usual = acpi::Decoding::default();
+    acpi::Decoding { ecam: ecam.unwrap_or(usual.ecam), pm_base: pm_base.unwrap_or(usual.pm_base) }
 }
 
 /// A function that cannot be reset alone may still be given away; one that fails to reset may not.

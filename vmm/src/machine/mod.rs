@@ -17,8 +17,8 @@ mod events;
 mod hierarchy;
 mod processors;
 mod settle;
+mod start;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -31,15 +31,17 @@ use console::ConsoleInput;
 use events::{Events, Source};
 use hierarchy::Hierarchy;
 use processors::{Made, Making, Order, Processors};
+use start::Start;
 
 use crate::bus::Bus;
-use crate::legacy::{self, Cmos, I8042, PowerManagement, SerialPort, ports};
+use crate::legacy::{Cmos, I8042, PowerManagement, SerialPort, ports};
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::{GuestRam, KvmSlots};
-use crate::spec::{OnDeviceError, OnReset, Resources};
-use crate::vcpu::{self, Buses};
+use crate::pci::host_bridge::PowerOn;
+use crate::spec::{Boot, OnDeviceError, OnReset, Resources};
+use crate::vcpu::{self, Buses, Starts};
 use crate::vm::{IrqchipState, Vm};
-use crate::{Action, Outcome, VmSpec, acpi, boot, layout};
+use crate::{Action, Outcome, VmSpec, layout};
 
 /// A machine that is built and not yet running.
 pub struct Machine {
@@ -104,8 +106,7 @@ impl Machine {
 /// A machine with all its parts.
 struct Running {
     machine: Machine,
-    kernel: File,
-    initrd: Option<File>,
+    start: Start,
     hierarchy: Hierarchy,
     pm: Arc<PowerManagement>,
     serial: Arc<SerialPort>,
@@ -118,14 +119,19 @@ struct Running {
 
 impl Running {
     fn build(mut machine: Machine, resources: Resources) -> Result<Self, Error> {
-        let Resources { kernel, initrd, console, slots, virtio } = resources;
+        let Resources { boot, console, slots, virtio } = resources;
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
+        let (starts, power_on) = match boot {
+            Boot::Kernel { .. } => (Starts::AfterFirmware, PowerOn::Programmed),
+            Boot::Firmware(_) => (Starts::AtReset, PowerOn::Bare),
+        };
         let resettable = machine.spec.on_reset == OnReset::Restart;
         let order = Order {
             cpus: machine.spec.cpus,
             ram: Arc::clone(&machine.ram),
             buses: buses.clone(),
             mailbox: Arc::clone(&machine.mailbox),
+            starts,
             resettable,
         };
         let making = machine.making.take().ok_or(Error::Processors)?;
@@ -134,12 +140,15 @@ impl Running {
 
         let pm = Arc::new(power_management(&machine.vm));
         let serial = SerialPort::new(&machine.vm, console.output)?;
-        insert_legacy(&buses, &machine.ram, &pm, &serial)?;
+        insert_legacy(&buses, &machine.ram, &serial)?;
 
-        let mut hierarchy = Hierarchy::build(&machine.vm, &machine.ram, &buses, slots, address_bits)?;
+        let chipset = (&pm, power_on);
+        let mut hierarchy =
+            Hierarchy::build(&machine.vm, &machine.ram, &buses, chipset, slots, address_bits)?;
         for slot in virtio {
             hierarchy.add_virtio(&machine.vm, &machine.ram, slot)?;
         }
+        let start = Start::new(&machine, &buses, &hierarchy, boot, address_bits)?;
 
         let events = Events::new().map_err(Error::io("Making the machine's event loop"))?;
         let failed = Error::io("Watching the machine's descriptors");
@@ -157,8 +166,7 @@ impl Running {
 
         Ok(Self {
             machine,
-            kernel,
-            initrd,
+            start,
             hierarchy,
             pm,
             serial,
@@ -170,23 +178,13 @@ impl Running {
         })
     }
 
-    /// Places BARs, writes tables and kernel into memory, and lets the boot processor at it.
+    /// Makes ready what the boot processor starts with, and lets it.
     fn power_on(&mut self) -> Result<(), Error> {
-        let Machine { spec, ram, .. } = &self.machine;
-        let windows = self.hierarchy.program()?;
-        let rsdp = acpi::write(ram.memory(), &acpi::AcpiSpec { cpus: spec.cpus, windows })?;
-        let entry = boot::load(
-            ram.memory(),
-            ram.size(),
-            &mut self.kernel,
-            self.initrd.as_mut(),
-            &spec.cmdline,
-            rsdp,
-        )?;
+        let entry = self.start.prepare(&self.machine, &self.hierarchy)?;
         if let Some(made) = self.made.take() {
             self.processors = made.finish()?;
         }
-        if let Some(first) = self.processors.vcpus.first() {
+        if let (Some(entry), Some(first)) = (entry, self.processors.vcpus.first()) {
             first.enter_at(&entry)?;
         }
         for vcpu in &self.processors.vcpus {
@@ -300,6 +298,7 @@ impl Running {
         self.machine.mailbox.forget_guest();
         self.hierarchy.reset();
         self.pm.reset();
+        self.start.reset();
         self.serial.reset().map_err(Error::io("Resetting COM1"))?;
         self.machine.vm.restore_irqchip(irqchip)?;
         for vcpu in &self.processors.vcpus {
@@ -325,6 +324,7 @@ impl Running {
         self.serial.hurry();
         drop(self.made.take());
         self.processors.end();
+        self.start.close();
         self.hierarchy.reset();
     }
 }
@@ -346,17 +346,11 @@ fn power_management(vm: &Arc<Vm>) -> PowerManagement {
     }))
 }
 
-fn insert_legacy(
-    buses: &Buses,
-    ram: &GuestRam,
-    pm: &Arc<PowerManagement>,
-    serial: &Arc<SerialPort>,
-) -> Result<(), Error> {
+fn insert_legacy(buses: &Buses, ram: &GuestRam, serial: &Arc<SerialPort>) -> Result<(), Error> {
     let pio = &buses.pio;
     pio.insert(ports::COM1.into(), 8, Arc::clone(serial) as _)?;
     pio.insert(ports::CMOS.into(), 2, Arc::new(Cmos::new(ram.size())))?;
     pio.insert(ports::I8042_DATA.into(), 1, Arc::new(I8042::Data))?;
     pio.insert(ports::I8042_COMMAND.into(), 1, Arc::new(I8042::Command))?;
-    pio.insert(layout::PMBASE.into(), legacy::PM_BLOCK_SIZE.into(), Arc::clone(pm) as _)?;
     Ok(())
 }

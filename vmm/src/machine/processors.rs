@@ -16,7 +16,7 @@ use crate::cpuid::{Supported, Template};
 use crate::mailbox::Mailbox;
 use crate::memory::GuestRam;
 use crate::spec::CpuSpec;
-use crate::vcpu::{Buses, Vcpu};
+use crate::vcpu::{Buses, Starts, Vcpu};
 use crate::vm::Vm;
 
 /// What the vCPUs are made of.
@@ -25,6 +25,8 @@ pub(super) struct Order {
     pub(super) ram: Arc<GuestRam>,
     pub(super) buses: Buses,
     pub(super) mailbox: Arc<Mailbox>,
+    /// In which state they first run.
+    pub(super) starts: Starts,
     /// Whether their power-on state is kept, for a guest reset.
     pub(super) resettable: bool,
 }
@@ -134,7 +136,7 @@ fn make(vm_is: &Sender<Arc<Vm>>, width: &Sender<u8>, order: &Receiver<Order>) ->
     let template = Template::new(supported, order.cpus)?;
     for index in 0..order.cpus.count() {
         let (apic_id, cpuid) = (template.apic_id(index), template.for_vcpu(index)?);
-        let vcpu = Vcpu::new(&vm, index, apic_id, &cpuid, order.resettable)?;
+        let vcpu = Vcpu::new(&vm, index, apic_id, &cpuid, order.starts, order.resettable)?;
         let thread = vcpu.spawn(Arc::clone(&order.ram), order.buses.clone(), Arc::clone(&order.mailbox));
         made.threads.push(thread.map_err(Error::io("Starting a vCPU thread"))?);
         made.vcpus.push(vcpu);
@@ -167,7 +169,10 @@ mod tests {
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
         let mailbox = Arc::new(Mailbox::new().unwrap());
         crate::vcpu::install_handler().unwrap();
-        Some((making, Order { cpus: CPUS, ram, buses, mailbox, resettable: true }))
+        Some((
+            making,
+            Order { cpus: CPUS, ram, buses, mailbox, starts: Starts::AfterFirmware, resettable: true },
+        ))
     }
 
     #[test]

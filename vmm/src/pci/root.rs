@@ -16,8 +16,7 @@ use decode::Decoder;
 use super::config_space::offset;
 use super::{ConfigEffect, Devfn, PciDevice, Place};
 use crate::Action;
-use crate::bus::{Bus, Overlap};
-use crate::layout;
+use crate::bus::{Bus, BusDevice, Overlap};
 
 /// The bit of the header type register that says there are more functions than function 0.
 const MULTI_FUNCTION: u8 = 0x80;
@@ -49,7 +48,7 @@ pub struct ResetFailure {
 /// The root complex. Locks inside; any vCPU may come at any time.
 ///
 /// Order of locks: the decoder's, then the table of functions, then a function's own or a bus's. A function never calls
-/// back, and a BAR access takes none of ours.
+/// back, and a BAR access takes none of ours, but that of ECAM, which is a config access.
 pub struct Root {
     devices: RwLock<Devices>,
     decoder: Decoder,
@@ -70,16 +69,20 @@ impl Root {
         }
     }
 
-    /// Puts the two ways of config access into the address spaces: ports 0xCF8 to 0xCFF (with the reset control register
-    /// at 0xCF9) and ECAM. They do not keep the hierarchy alive.
+    /// Puts the first way of config access into the address spaces: ports 0xCF8 to 0xCFF, with the reset control register
+    /// at 0xCF9. They do not keep the hierarchy alive.
     pub fn attach(self: &Arc<Self>) -> Result<(), Overlap> {
-        let (mmio, pio) = self.decoder.buses();
-        pio.insert(ports::FIRST.into(), ports::COUNT, Arc::new(ports::ConfigPorts::new(self)))?;
-        mmio.insert(layout::ECAM_START, layout::ECAM_SIZE, Arc::new(ecam::Ecam::new(self)))
+        let (_, pio) = self.decoder.buses();
+        pio.insert(ports::FIRST.into(), ports::COUNT, Arc::new(ports::ConfigPorts::new(self)))
+    }
+
+    /// The second way, ECAM, which the host bridge decodes. It does not keep the hierarchy alive either.
+    pub fn ecam(self: &Arc<Self>) -> Arc<dyn BusDevice> {
+        Arc::new(ecam::Ecam::new(self))
     }
 
     /// No BAR decodes in this range of guest addresses: guest RAM above 4 GiB, and what is above the processor's address
-    /// width. What lies below [`layout::MMIO32_START`], ECAM, and everything from the I/O APIC to 4 GiB is reserved already.
+    /// width. What lies below [`MMIO32_START`](crate::layout::MMIO32_START) and everything from the I/O APIC to 4 GiB is reserved already.
     pub fn reserve(&self, range: Range<u64>) {
         self.decoder.reserve(range);
     }

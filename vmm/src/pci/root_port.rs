@@ -11,6 +11,7 @@ const IDENTITY: Identity =
 
 /// Capability IDs.
 const POWER_MANAGEMENT: u8 = 0x01;
+const VENDOR_SPECIFIC: u8 = 0x09;
 const SUBSYSTEM: u8 = 0x0d;
 const PCI_EXPRESS: u8 = 0x10;
 
@@ -77,6 +78,7 @@ impl RootPort {
         space.define_u16(power + 4, NO_SOFT_RESET, 0x0003);
         let [vendor, subsystem] = [0x1af4_u16, 0x1100].map(u16::to_le_bytes);
         space.add_capability(SUBSYSTEM, &[0, 0, vendor[0], vendor[1], subsystem[0], subsystem[1]])?;
+        space.add_capability(VENDOR_SPECIFIC, &reservation())?;
         let port = Self {
             label: format!("root port {slot}"),
             express,
@@ -114,6 +116,16 @@ impl RootPort {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What firmware shall set aside for devices that are plugged in later (QEMU, docs/pcie_pci_bridge.txt): no I/O ports, of
+/// which there are too few for all slots, and else what it sets aside by itself.
+fn reservation() -> Vec<u8> {
+    const LENGTH: u8 = 32;
+    const RESOURCES: u8 = 1;
+    const DEFAULT: [u8; 8] = [0xff; 8];
+    let (buses, ports, memory) = (&DEFAULT[..4], [0; 8], &DEFAULT[..4]);
+    [&[LENGTH, RESOURCES], buses, &ports, memory, memory, &DEFAULT].concat()
 }
 
 /// Power management control: D3hot to D0 is no reset (PCIe 7.5.2.2).
@@ -215,6 +227,19 @@ mod tests {
         assert_eq!(u32_at(&port, 0x54) >> 19, 5, "slot number");
         assert_eq!(u32_at(&port, 0x58) >> 16 & 0x40, 0x40, "present");
         assert_eq!(u32_at(&port, 0x50) >> 16, 0x2104, "link active, x16, 16 GT/s");
+    }
+
+    #[test]
+    fn firmware_sets_no_ports_aside_for_hotplug() {
+        let port = RootPort::new(1, true).unwrap();
+        let mut at = u32_at(&port, 0x34) & 0xff;
+        while u32_at(&port, u16::try_from(at).unwrap()) & 0xff != 0x09 {
+            at = u32_at(&port, u16::try_from(at).unwrap()) >> 8 & 0xff;
+            assert_ne!(at, 0, "the list ends");
+        }
+        let word = |index: u32| u32_at(&port, u16::try_from(at + 4 * index).unwrap());
+        assert_eq!(word(0) >> 16, 0x0120);
+        assert_eq!([1, 2, 3, 4, 5, 6, 7].map(word), [u32::MAX, 0, 0, u32::MAX, u32::MAX, u32::MAX, u32::MAX]);
     }
 
     #[test]

@@ -43,10 +43,29 @@ pub struct Buses {
     pub mmio: Arc<Bus>,
 }
 
+/// In which state a vCPU first runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starts {
+    /// As firmware would have left it, for direct boot.
+    AfterFirmware,
+    /// At the reset vector, for firmware to begin.
+    AtReset,
+}
+
+impl Starts {
+    fn set(self, fd: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+        match self {
+            Self::AfterFirmware => boot::setup_firmware_state(fd),
+            Self::AtReset => boot::clear_memory_types(fd),
+        }
+    }
+}
+
 /// One vCPU. Its thread holds `fd` while it runs; parked, the owner of the machine may take it.
 pub struct Vcpu {
     index: u32,
     fd: Mutex<VcpuFd>,
+    starts: Starts,
     switch: Switch,
     power_on: Option<PowerOn>,
     stats: io::Result<Stats>,
@@ -59,17 +78,18 @@ impl Vcpu {
         index: u32,
         apic_id: u32,
         cpuid: &CpuId,
+        starts: Starts,
         resettable: bool,
     ) -> Result<Arc<Self>, vm::Error> {
         let doing = |what: &str| vm::Error::call(format!("{what} vCPU {index}"));
         let fd = vm.fd().create_vcpu(u64::from(apic_id)).map_err(doing("Creating"))?;
         fd.set_cpuid2(cpuid).map_err(doing("Setting the CPUID of"))?;
-        boot::setup_firmware_state(&fd).map_err(doing("Setting the first MSRs of"))?;
+        starts.set(&fd).map_err(doing("Setting the first MSRs of"))?;
         let power_on = resettable.then(|| PowerOn::capture(vm.kvm(), &fd)).transpose();
         let power_on = power_on.map_err(doing("Reading the power-on state of"))?;
         // Now, as KVM does not answer while the vCPU runs.
         let stats = Stats::of(&fd);
-        Ok(Arc::new(Self { index, fd: Mutex::new(fd), switch: Switch::default(), power_on, stats }))
+        Ok(Arc::new(Self { index, fd: Mutex::new(fd), starts, switch: Switch::default(), power_on, stats }))
     }
 
     /// What KVM has counted of it up to now, whether it runs or not.
@@ -93,7 +113,7 @@ impl Vcpu {
         let Some(state) = &self.power_on else { return Err(vm::Error::Capability("a kept power-on state")) };
         state
             .restore(&fd)
-            .and_then(|()| boot::setup_firmware_state(&fd))
+            .and_then(|()| self.starts.set(&fd))
             .map_err(vm::Error::call(format!("Resetting vCPU {}", self.index)))
     }
 

@@ -29,7 +29,7 @@ fn vcpu(code: &[u8], device: Arc<dyn BusDevice>) -> Option<(Arc<Vcpu>, JoinHandl
         CpuSpec { sockets: 1, cores: 1, threads: 1 },
     )
     .unwrap();
-    let vcpu = Vcpu::new(&vm, 0, 0, &template.for_vcpu(0).unwrap(), false).unwrap();
+    let vcpu = Vcpu::new(&vm, 0, 0, &template.for_vcpu(0).unwrap(), Starts::AfterFirmware, false).unwrap();
     vcpu.enter_at(&Entry { protocol: Protocol::Pvh, rip: 0x10_0000 }).unwrap();
     let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
     buses.pio.insert(0x10, 1, device).unwrap();

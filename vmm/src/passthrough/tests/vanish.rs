@@ -11,7 +11,7 @@ use vfio::fake::Fake;
 use super::super::testing::vm;
 use crate::Outcome;
 use crate::machine::{Begun, Machine};
-use crate::spec::{Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VmSpec};
+use crate::spec::{Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VmSpec};
 
 /// Asks function 01:00.0 for its vendor, for ever: says A once when it answers, and G and no more when it reads all ones.
 const GUEST: [u8; 46] = [
@@ -95,8 +95,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
     let fake = Arc::new(Fake::nic().named("0000:65:10.2"));
     let (reader, writer) = std::io::pipe().unwrap();
     let resources = Resources {
-        kernel: kernel(&GUEST),
-        initrd: None,
+        boot: Boot::Kernel { kernel: kernel(&GUEST), initrd: None },
         console: Console { input: None, output: writer.into() },
         slots: vec![Slot { name: "lan".into(), functions: vec![Arc::clone(&fake) as _] }],
         virtio: Vec::new(),

@@ -45,7 +45,7 @@ impl Space {
     }
 
     /// Ranges above 4 GiB and guest RAM, ascending.
-    pub(super) fn mmio64(&self) -> Vec<Range<u64>> {
+    pub(crate) fn mmio64(&self) -> Vec<Range<u64>> {
         let bits = self.phys_bits.min(MOST_PHYS_BITS);
         let end = 1_u64.checked_shl(bits.into()).unwrap_or(0);
         let start = self.ram_end.max(layout::HIGH_RAM_START).checked_next_multiple_of(START_ALIGNMENT);

@@ -50,11 +50,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn new(mmio: Arc<Bus>, pio: Arc<Bus>) -> Self {
-        let reserved = vec![
-            0..layout::MMIO32_START,
-            layout::ECAM_START..layout::ECAM_START + layout::ECAM_SIZE,
-            layout::IOAPIC..layout::HIGH_RAM_START,
-        ];
+        let reserved = vec![0..layout::MMIO32_START, layout::IOAPIC..layout::HIGH_RAM_START];
         Self { mmio, pio, state: Mutex::new(State { reserved, ..State::default() }) }
     }
 

@@ -3,6 +3,9 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::layout;
+use crate::legacy::PowerManagement;
+use crate::pci::host_bridge::PowerOn;
 use crate::pci::{BarKind, BarSpec, ConfigSpace, Header, Identity, RootPort, Window, host_bridge};
 
 /// A function with BARs that remembers where it was moved, and answers BAR reads with its tag.
@@ -96,11 +99,17 @@ struct Guest {
 }
 
 fn hierarchy() -> Guest {
+    hierarchy_at(PowerOn::Programmed)
+}
+
+fn hierarchy_at(power_on: PowerOn) -> Guest {
     let (mmio, pio) = (Arc::new(Bus::new()), Arc::new(Bus::new()));
     let root = Arc::new(Root::new(Arc::clone(&mmio), Arc::clone(&pio)));
     root.attach().unwrap();
-    root.add(Place::Root(port(0)), Arc::new(host_bridge::host_bridge())).unwrap();
-    root.add(Place::Root(port(0x1f)), Arc::new(host_bridge::lpc_bridge())).unwrap();
+    let host = host_bridge::host_bridge(root.ecam(), power_on);
+    root.add(Place::Root(port(0)), Arc::new(host)).unwrap();
+    let pm = Arc::new(PowerManagement::new(Box::new(|_| {})));
+    root.add(Place::Root(port(0x1f)), Arc::new(host_bridge::lpc_bridge(pm, power_on))).unwrap();
     root.add(Place::Root(port(1)), Arc::new(RootPort::new(1, true).unwrap())).unwrap();
     root.add(Place::Root(port(2)), Arc::new(RootPort::new(2, true).unwrap())).unwrap();
     Guest { root, mmio, pio }
@@ -282,6 +291,42 @@ fn no_bar_decodes_over_memory_or_interrupt_controllers() {
     }
     guest.write(1, Devfn(0), 0x10, &0x2_0000_0000_u64.to_le_bytes());
     assert_eq!(card.moves().last(), Some(&(0, Some(0x2_0000_0000))));
+}
+
+#[test]
+fn ecam_and_power_management_go_where_firmware_puts_them() {
+    let guest = hierarchy_at(PowerOn::Bare);
+    let at = |address: u64| {
+        let mut data = [0; 4];
+        guest.mmio.read(address, &mut data);
+        u32::from_le_bytes(data)
+    };
+    let control = |port: u64| {
+        let mut data = [0; 2];
+        guest.pio.read(port, &mut data);
+        u16::from_le_bytes(data)
+    };
+    let put = |devfn, offset, value: u32| {
+        guest.read_by_ports(0, devfn, offset);
+        assert_eq!(guest.pio.write(0xcfc, &value.to_le_bytes()), Action::None);
+    };
+    assert_eq!((at(0xe000_0000), control(0x604)), (u32::MAX, 0xffff));
+    put(port(0x1f), 0x44, 0x80);
+    for (base, before) in [(0x600, 0xb004), (0xb000, 0x604)] {
+        put(port(0x1f), 0x40, base | 1);
+        assert_eq!((control(u64::from(base) + 4), control(before)), (1, 0xffff));
+    }
+    for (base, before) in [(0xe000_0000, 0xb000_0000), (0xb000_0000_u32, 0xe000_0000)] {
+        put(port(0), 0x60, base | 1);
+        assert_eq!((at(base.into()), at(before)), (0x29c0_8086, u32::MAX));
+    }
+    // Over RAM and the firmware it is not decoded.
+    for base in [0x1000_0000_u32, 0xf000_0000] {
+        put(port(0), 0x60, base | 1);
+        assert_eq!((at(base.into()), at(0xb000_0000)), (u32::MAX, u32::MAX), "{base:#x}");
+    }
+    guest.root.reset();
+    assert_eq!((at(0xb000_0000), control(0xb004)), (u32::MAX, 0xffff));
 }
 
 #[test]
