@@ -9,7 +9,7 @@ use throughway::config::{Config, GroupScope};
 use throughway::explain::{Explanation, Facts, explain, isolation};
 use throughway::host::HostState;
 use vfio::PciAddress;
-use vfio::inventory::{Function, Inventory};
+use vfio::inventory::{Function, Inventory, Modules};
 use vfio::{Sysfs, recorded};
 
 use super::{compared, large};
@@ -38,7 +38,10 @@ fn explained(text: &str) -> String {
         None => recorded::write(root.path(), text).unwrap(),
     }
     let sysfs = Sysfs::at(root.path());
-    let host = HostState { inventory: Inventory::scan(&sysfs), ..HostState::default() };
+    let mut inventory = Inventory::scan(&sysfs);
+    let modules = Modules::read(&Path::new(super::ROOT).join("trees"));
+    inventory.look_closely(&sysfs, &modules, None);
+    let host = HostState { inventory, ..HostState::default() };
     let mut found = String::new();
     for address in asked("explain").unwrap().split_whitespace() {
         let address: PciAddress = address.parse().unwrap();

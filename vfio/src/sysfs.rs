@@ -1,6 +1,8 @@
 //! Reading and writing attributes below one root, with errors that name the file.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -88,74 +90,97 @@ pub(crate) fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// A folder that is read several times: its files are found from it, not from the root, and those that are not there are known
-/// without asking.
+/// A folder that is read several times: its files are found from it, not from the root. Once it is listed, those that are not there
+/// are known without asking.
 pub(crate) struct Folder {
     descriptor: OwnedFd,
-    /// Names and what they are, sorted by name.
-    entries: Vec<(String, FileType)>,
+    list: Option<List>,
+}
+
+/// Names, all in one text, and where in it each is and what it is.
+#[derive(Default)]
+struct List {
+    names: String,
+    entries: Vec<(Range<usize>, FileType)>,
 }
 
 impl Folder {
-    /// None where there is no such folder.
+    /// Not listed; none where there is no such folder.
     pub(crate) fn open(path: &Path) -> Option<Self> {
         Self::open_at(CWD, path, OFlags::empty())
     }
 
-    /// A folder in this one, not one that is linked to.
+    /// A folder in this one, not one that is linked to; listed.
     pub(crate) fn folder(&self, name: &str) -> Option<Self> {
-        Self::open_at(self.descriptor.as_fd(), Path::new(name), OFlags::NOFOLLOW)
+        Some(Self::open_at(self.descriptor.as_fd(), Path::new(name), OFlags::NOFOLLOW)?.listed())
     }
 
     fn open_at(at: BorrowedFd<'_>, path: &Path, more: OFlags) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | more;
         let descriptor = openat(at, path, flags, Mode::empty()).ok()?;
-        let mut buffer = Vec::with_capacity(8192);
-        let mut list = RawDir::new(&descriptor, buffer.spare_capacity_mut());
-        let mut entries = Vec::with_capacity(64);
-        while let Some(entry) = list.next() {
-            let Ok(entry) = entry else { break };
-            let name = entry.file_name().to_str().ok().filter(|name| !matches!(*name, "." | ".."));
-            entries.extend(name.map(|name| (name.to_owned(), entry.file_type())));
+        Some(Self { descriptor, list: None })
+    }
+
+    /// With a list of what is in it, which costs more than asking for a few names.
+    pub(crate) fn listed(mut self) -> Self {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut raw = RawDir::new(&self.descriptor, &mut buffer);
+        let mut list = List { names: String::with_capacity(1024), entries: Vec::with_capacity(64) };
+        while let Some(Ok(entry)) = raw.next() {
+            let Some(name) = entry.file_name().to_str().ok().filter(|name| !matches!(*name, "." | ".."))
+            else {
+                continue;
+            };
+            let start = list.names.len();
+            list.names.push_str(name);
+            list.entries.push((start..list.names.len(), entry.file_type()));
         }
-        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        Some(Self { descriptor, entries })
+        self.list = Some(list);
+        self
     }
 
     /// What an attribute says, without the newline at its end; none where it is absent or unreadable.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
-        self.kind(name)?;
+        if !self.may_have(name) {
+            return None;
+        }
         let file = openat(&self.descriptor, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         // No attribute is longer than a page, and each is read at once (Documentation/filesystems/sysfs.rst).
-        let mut text = vec![0; 4096];
-        let length = rustix::io::read(&file, &mut text[..]).ok()?;
-        text.truncate(length);
-        let text = String::from_utf8(text).ok()?;
-        Some(text.trim_end().to_owned())
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let (text, _) = rustix::io::read(&file, &mut buffer).ok()?;
+        Some(std::str::from_utf8(text).ok()?.trim_end().to_owned())
     }
 
     /// The last part of what a link leads to.
     pub(crate) fn link_name(&self, name: &str) -> Option<String> {
-        self.kind(name)?;
+        if !self.may_have(name) {
+            return None;
+        }
         let target = readlinkat(&self.descriptor, name, Vec::with_capacity(128)).ok()?;
         Some(Path::new(target.to_str().ok()?).file_name()?.to_str()?.to_owned())
     }
 
-    /// Folders in it, by name; links to folders are none.
+    /// Folders in it, once it is listed; links to folders are none.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &str> {
         // Not every file system says in its lists what something is.
         let folder = |kind: FileType| matches!(kind, FileType::Directory | FileType::Unknown);
-        self.entries.iter().filter(move |(_, kind)| folder(*kind)).map(|(name, _)| name.as_str())
+        self.entries().filter(move |(_, kind)| folder(*kind)).map(|(name, _)| name)
     }
 
-    /// Something of this name is there.
+    /// Something of this name is there, of a folder that is listed.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.kind(name).is_some()
+        self.entries().any(|(other, _)| other == name)
     }
 
-    fn kind(&self, name: &str) -> Option<FileType> {
-        let at = self.entries.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
-        Some(self.entries.get(at)?.1)
+    fn may_have(&self, name: &str) -> bool {
+        self.list.is_none() || self.has(name)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&str, FileType)> {
+        let list = self.list.as_ref();
+        list.into_iter().flat_map(|list| {
+            list.entries.iter().filter_map(|(at, kind)| Some((list.names.get(at.clone())?, *kind)))
+        })
     }
 }
 

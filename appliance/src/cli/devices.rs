@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use vfio::Sysfs;
 use vfio::in_use::{Usage, Use};
-use vfio::inventory::{Function, Inventory, Names, serials};
+use vfio::inventory::{Function, Inventory, Modules, Names, serials};
 
 use super::Exit;
 use super::check::print;
@@ -65,7 +65,9 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
         None => {}
     }
     let sysfs = Sysfs::default();
-    let inventory = Inventory::scan(&sysfs);
+    let mut inventory = Inventory::scan(&sysfs);
+    let modules = if arguments.json { Modules::load() } else { Modules::default() };
+    inventory.look_closely(&sysfs, &modules, None);
     let (usage, names) = (Usage::read(&sysfs, Path::new("/proc")), Names::load());
     // A tree hangs on its bridges.
     let bridges = arguments.all || arguments.tree;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use vfio::PciAddress;
+use vfio::inventory::Modules;
 
 use super::check::{complain, load, print};
 use super::{Exit, StateDir};
@@ -45,7 +46,7 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
         host.recognize(&place, &config)?;
         Ok(host)
     });
-    let host = match read {
+    let mut host = match read {
         Ok(host) => host,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -59,6 +60,7 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
             return Exit::BadInput;
         }
     };
+    host.inventory.look_closely(sysfs, &Modules::load(), Some(address));
     let facts = Facts::read(sysfs, Path::new("/proc"), address);
     let isolation = isolation(sysfs, &host.inventory, address);
     let Some(explanation) = explain(&config, &host, &isolation, &facts, address, scope) else {

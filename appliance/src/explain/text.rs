@@ -58,6 +58,9 @@ impl Explanation {
                 if function.reset_methods.is_empty() { dash() } else { function.reset_methods.join(", ") },
             ),
         ];
+        if !function.modules.is_empty() {
+            lines.insert(3, ("modules".to_owned(), function.modules.join(", ")));
+        }
         lines.extend(function.bars.iter().map(bar));
         if let Some(sriov) = &function.sriov {
             lines.push(("VFs".to_owned(), format!("{} of {}", sriov.num_vfs, sriov.total_vfs)));

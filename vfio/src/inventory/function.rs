@@ -4,10 +4,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Modules;
 use crate::PciAddress;
+use crate::bind::VFIO_PCI;
 use crate::sysfs::{Folder, Sysfs, number};
 
-/// What sysfs says of one function.
+/// What sysfs says of one function. Revision, reset methods, registers, link and modules are of one that was
+/// [looked at closely](super::Inventory::look_closely): no plan needs them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct Function {
@@ -33,6 +36,8 @@ pub struct Function {
     pub driver: Option<String>,
     /// `driver_override`, where it is set.
     pub driver_override: Option<String>,
+    /// Modules of the running kernel that know it, as modprobe(8) would load them.
+    pub modules: Vec<String>,
     /// Its IOMMU group; none without an IOMMU.
     pub iommu_group: Option<u32>,
     /// Its NUMA node; none where the firmware does not say.
@@ -104,11 +109,18 @@ impl Function {
     pub(super) fn read(sysfs: &Sysfs, address: PciAddress) -> Option<Self> {
         let path = sysfs.device(address);
         let folder = Folder::open(&path)?;
+        let uevent = folder.text("uevent");
+        let ids = Ids::of(uevent.as_deref().unwrap_or_default());
+        let driver = if uevent.is_some() { ids.driver } else { folder.link_name("driver") };
+        let physical_function: Option<PciAddress> =
+            folder.link_name("physfn").and_then(|name| name.parse().ok());
+        let own = physical_function.is_none();
+        // Interfaces and disks come of drivers. VFs are many, and most have none or are lent: nothing is below those.
+        let barren = !own && ids.device.is_some() && matches!(driver.as_deref(), None | Some(VFIO_PCI));
+        let folder = if barren { folder } else { folder.listed() };
         let text = |name: &str| folder.text(name);
         let small = |name: &str| u16::try_from(number(&text(name)?)?).ok();
-        let ids = Ids::of(&text("uevent").unwrap_or_default());
         let steps = from_root(&path, address);
-        let own = !folder.has("physfn");
         let (interfaces, block_devices) = below(&folder);
         Some(Self {
             address,
@@ -127,32 +139,44 @@ impl Function {
                 .or_else(|| small("subsystem_device"))
                 .unwrap_or(0),
             class: ids.class.or_else(|| u32::try_from(number(&text("class")?)?).ok())?,
-            revision: text("revision").and_then(|text| u8::try_from(number(&text)?).ok()).unwrap_or(0),
-            driver: ids.driver.or_else(|| folder.link_name("driver")),
+            revision: 0,
+            driver,
             driver_override: text("driver_override").filter(|text| !text.is_empty() && text != "(null)"),
             iommu_group: folder.link_name("iommu_group").and_then(|name| name.parse().ok()),
             // -1 where the firmware does not say.
             numa_node: own.then(|| text("numa_node")?.parse().ok()).flatten(),
-            reset_methods: text("reset_method")
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect(),
-            bars: text("resource").map(|text| bars(&text)).unwrap_or_default(),
-            link: own.then(|| link(&folder)).flatten(),
+            reset_methods: Vec::new(),
+            bars: Vec::new(),
+            modules: Vec::new(),
+            link: None,
             sriov: own.then(|| sriov(&folder)).flatten(),
-            physical_function: folder.link_name("physfn").and_then(|name| name.parse().ok()),
+            physical_function,
             vf_index: None,
             interfaces,
             block_devices,
         })
     }
 
-    /// What a VF has from its PF: which of its VFs it is, the link, whose registers it has none of (SR-IOV 1.1, 3.5.6), and the node.
+    /// What a VF has from its PF: which of its VFs it is, and the node.
     pub(super) fn of_vf(&mut self, index: u16, pf: &Self) {
         self.vf_index = Some(index);
-        self.link.clone_from(&pf.link);
         self.numa_node = pf.numa_node;
+    }
+
+    /// Reads what only people ask for. A VF has its link from its PF, as it has no registers of one (SR-IOV 1.1, 3.5.6).
+    pub(super) fn look_closely(&mut self, sysfs: &Sysfs, modules: &Modules) {
+        let Some(folder) = Folder::open(&sysfs.device(self.address)) else { return };
+        self.revision =
+            folder.text("revision").and_then(|text| u8::try_from(number(&text)?).ok()).unwrap_or(0);
+        let resets = folder.text("reset_method").unwrap_or_default();
+        self.reset_methods = resets.split_whitespace().map(str::to_owned).collect();
+        self.bars = folder.text("resource").map(|text| bars(&text)).unwrap_or_default();
+        self.modules = folder.text("modalias").map(|alias| modules.of_alias(&alias)).unwrap_or_default();
+        let linked = match self.physical_function {
+            Some(pf) => Folder::open(&sysfs.device(pf)),
+            None => Some(folder),
+        };
+        self.link = linked.as_ref().and_then(link);
     }
 
     /// A bridge: it belongs to the hierarchy and is never given away.

@@ -2,6 +2,7 @@
 
 mod function;
 mod group;
+mod modules;
 mod names;
 mod serial;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use function::{Bar, Function, LinkState, Sriov};
 pub use group::{Group, IommuState, Member};
+pub use modules::Modules;
 pub use names::Names;
 pub use serial::{same_serial, serials};
 
@@ -51,6 +53,13 @@ impl Inventory {
             }
         }
         Self { functions, groups, iommu }
+    }
+
+    /// Reads of one function, or of all, what no plan needs and only people ask for.
+    pub fn look_closely(&mut self, sysfs: &Sysfs, modules: &Modules, address: Option<PciAddress>) {
+        let asked =
+            self.functions.values_mut().filter(|one| address.is_none_or(|asked| one.address == asked));
+        asked.for_each(|one| one.look_closely(sysfs, modules));
     }
 
     /// The function at an address.

@@ -207,7 +207,7 @@ fn attributes(line: &Line) -> Vec<(&'static str, String)> {
         ("power_state", "D0".to_owned()),
         ("irq", "0".to_owned()),
         ("enable", "1".to_owned()),
-        ("modalias", format!("pci:v{:08X}d{:08X}", line.vendor, line.device)),
+        ("modalias", modalias(line)),
         ("local_cpulist", "0-127".to_owned()),
         ("ari_enabled", "1".to_owned()),
         ("broken_parity_status", "0".to_owned()),
@@ -238,6 +238,15 @@ fn attributes(line: &Line) -> Vec<(&'static str, String)> {
         ]);
     }
     list
+}
+
+/// As `pci_bus_type` of the kernel says what it is (scripts/mod/file2alias.c).
+fn modalias(line: &Line) -> String {
+    let [_, class, subclass, interface] = line.class.to_be_bytes();
+    format!(
+        "pci:v{:08X}d{:08X}sv{:08X}sd{:08X}bc{class:02X}sc{subclass:02X}i{interface:02X}",
+        line.vendor, line.device, line.subsystem.0, line.subsystem.1
+    )
 }
 
 /// One 64-bit register for an endpoint, in a place of its own.
@@ -273,7 +282,7 @@ fn put(folder: &Path, name: &str, value: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::Sysfs;
-    use crate::inventory::Inventory;
+    use crate::inventory::{Inventory, Modules};
     use crate::isolation::{Isolation, Kind};
 
     #[test]
@@ -287,7 +296,8 @@ mod tests {
         write(root.path(), text).unwrap();
 
         let sysfs = Sysfs::at(root.path());
-        let inventory = Inventory::scan(&sysfs);
+        let mut inventory = Inventory::scan(&sysfs);
+        inventory.look_closely(&sysfs, &Modules::default(), None);
 
         assert_eq!((inventory.functions.len(), inventory.iommu.interrupt_remapping), (4, Some(true)));
         let pf = inventory.function("01:00.0".parse().unwrap()).unwrap();
@@ -297,10 +307,49 @@ mod tests {
         assert_eq!((pf.interfaces.join(" "), pf.reset_methods.join(" ")), ("eth1".into(), "flr bus".into()));
         assert_eq!(pf.sriov.as_ref().unwrap().vfs, ["01:10.0".parse().unwrap()]);
         let vf = inventory.function("01:10.0".parse().unwrap()).unwrap();
-        assert_eq!((vf.vf_index, vf.physical_function), (Some(0), Some(pf.address)));
+        assert_eq!((vf.vf_index, vf.physical_function, vf.revision), (Some(0), Some(pf.address), 1));
         assert_eq!(inventory.function("00:1d.0".parse().unwrap()).unwrap().block_devices, ["nvme0n1"]);
         let port = Isolation::read(&sysfs, "00:01.0".parse().unwrap()).unwrap();
         assert_eq!((port.kind, port.gap()), (Kind::RootPort, None));
+    }
+
+    #[test]
+    fn virtual_functions_are_read_in_part_and_looked_at_closely_when_asked() {
+        let root = tempfile::tempdir().unwrap();
+        let text = "01:00.0 8086:10c9 020000 multi driver=igb net=eth1 vfs=3/7\n\
+                    01:10.0 8086:10ca 020000 driver=igbvf net=eth2 vf=0 reset=flr\n\
+                    01:10.2 8086:10ca 020000 driver=vfio-pci vf=1 reset=flr\n\
+                    01:10.4 8086:10ca 020000 vf=2 reset=flr\n";
+        write(root.path(), text).unwrap();
+        let sysfs = Sysfs::at(root.path());
+        let devices = root.path().join("bus/pci/devices");
+        fs::write(devices.join("0000:01:10.4/driver_override"), "vfio-pci\n").unwrap();
+        // One whose attribute with all of it cannot be read.
+        fs::remove_file(devices.join("0000:01:10.2/uevent")).unwrap();
+        fs::write(root.path().join("modules.alias"), "alias pci:v00008086d000010CAsv*sd*bc*sc*i* igbvf\n")
+            .unwrap();
+        let modules = Modules::read(root.path());
+
+        let mut inventory = Inventory::scan(&sysfs);
+
+        let seen = |inventory: &Inventory, vf: &str| inventory.function(vf.parse().unwrap()).unwrap().clone();
+        let (first, second, third) =
+            (seen(&inventory, "01:10.0"), seen(&inventory, "01:10.2"), seen(&inventory, "01:10.4"));
+        assert_eq!(first.interfaces, ["eth2"]);
+        let drivers = [&first, &second, &third].map(|vf| vf.driver.as_deref());
+        assert_eq!(drivers, [Some("igbvf"), Some("vfio-pci"), None]);
+        for (index, vf) in (0..).zip([&first, &second, &third]) {
+            assert_eq!((vf.vf_index, vf.device, vf.class), (Some(index), 0x10ca, 0x02_0000));
+            assert!(vf.bars.is_empty() && vf.link.is_none() && vf.modules.is_empty());
+        }
+        assert_eq!(third.driver_override.as_deref(), Some("vfio-pci"));
+        inventory.look_closely(&sysfs, &modules, Some(third.address));
+        let third = seen(&inventory, "01:10.4");
+        assert_eq!((third.bars.len(), third.revision, third.reset_methods.join(" ")), (1, 1, "flr".into()));
+        assert_eq!((third.link.unwrap().max_width, third.modules), (16, vec!["igbvf".to_owned()]));
+        assert!(seen(&inventory, "01:10.0").bars.is_empty());
+        inventory.look_closely(&sysfs, &modules, None);
+        assert_eq!(seen(&inventory, "01:10.0").bars.len(), 1);
     }
 
     #[test]

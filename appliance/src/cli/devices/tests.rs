@@ -17,6 +17,7 @@ fn function(address: &str, parent: &str, class: u32, driver: &str, group: u32) -
         revision: 0,
         driver: (!driver.is_empty()).then(|| driver.to_owned()),
         driver_override: None,
+        modules: Vec::new(),
         iommu_group: Some(group),
         numa_node: None,
         reset_methods: vec!["flr".to_owned(), "bus".to_owned()],
