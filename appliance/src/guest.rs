@@ -12,7 +12,7 @@ use vfio::PciFunction;
 use vfio::kernel::{Backend, Iommu};
 use vmm::disk::{Access, Chain, Format, Rules};
 use vmm::firmware;
-use vmm::spec::{self, Boot, Console, CpuSpec, MemorySpec, Resources, Slot, VirtioSlot, VmSpec};
+use vmm::spec::{self, Boot, Console, CpuSpec, MemorySpec, Resources, Slot, Starts, VirtioSlot, VmSpec};
 use vmm::virtio::blk::{Block, BlockSpec};
 
 use crate::apply::Applied;
@@ -103,6 +103,10 @@ pub fn spec(name: &str, vm: &Vm) -> VmSpec {
             size: memory.size.0,
             hugepages: memory.hugepages.map(|page| page.0),
             prefault: memory.prefault,
+        },
+        starts: match vm.boot.firmware {
+            Some(_) => Starts::AtReset,
+            None => Starts::AfterFirmware,
         },
         cmdline: vm.boot.cmdline.clone(),
         on_reset: match vm.on_reset {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vfio::IrqKind;
 use vfio::fake::Fake;
 use vmm::spec::{
-    Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VirtioSlot, VmSpec,
+    Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, Starts, VirtioSlot, VmSpec,
 };
 use vmm::{Begun, Machine, Outcome};
 
@@ -37,6 +37,7 @@ impl InProcess {
             name: "guest".into(),
             cpus: CpuSpec { sockets: 1, cores: cpus, threads: 1 },
             memory: MemorySpec { size: 16 << 20, hugepages: None, prefault: false },
+            starts: Starts::AfterFirmware,
             cmdline: cmdline.into(),
             on_reset: OnReset::Restart,
             on_device_error: OnDeviceError::Stop,

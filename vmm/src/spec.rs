@@ -9,6 +9,8 @@ use vfio::PciFunction;
 
 use crate::virtio::VirtioDevice;
 
+pub use crate::vcpu::Starts;
+
 /// One guest machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -19,6 +21,8 @@ pub struct VmSpec {
     pub cpus: CpuSpec,
     /// Memory.
     pub memory: MemorySpec,
+    /// Where the processors start; what [`Resources::boot`] holds must fit.
+    pub starts: Starts,
     /// The kernel's command line, without a NUL.
     pub cmdline: String,
     /// What a guest reset does.

@@ -19,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use vmm::Begun;
 
 pub use exit::Exit;
 
@@ -100,6 +101,7 @@ struct StateDir {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    let begun = begin_early();
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     let exit = match cli.command {
@@ -108,10 +110,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Explain(arguments) => explain::main(&arguments),
         Command::Image(arguments) => image::main(&arguments),
-        Command::Run(arguments) => {
-            one_heap();
-            run::main(&arguments)
-        }
+        Command::Run(arguments) => run::main(&arguments, begun.unwrap_or_else(Begun::begin)),
         Command::Plan(arguments) => change::plan(&arguments),
         Command::Apply(arguments) => change::apply(&arguments),
         Command::Confirm(arguments) => change::confirm(&arguments),
@@ -123,6 +122,14 @@ pub fn main() -> ExitCode {
         Command::Schema => check::schema(),
     };
     exit.into()
+}
+
+/// Begins a VM where a guest is going to run, before the arguments are made out: both take about as long.
+fn begin_early() -> Option<Result<Begun, vmm::machine::Error>> {
+    (std::env::args_os().nth(1)? == "run").then(|| {
+        one_heap();
+        Begun::begin()
+    })
 }
 
 /// Has all threads share one heap: a guest's few threads hardly allocate, and a heap for each costs time and memory.

@@ -30,13 +30,12 @@ pub(super) struct Arguments {
     state: StateDir,
 }
 
-pub(super) fn main(arguments: &Arguments) -> Exit {
-    ended(run(arguments).map(|outcome| Exit::after(&arguments.vm, &outcome)))
+/// Runs a guest of the file on the VM that was `begun`. A host without KVM is told of only when nothing else is wrong.
+pub(super) fn main(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Exit {
+    ended(run(arguments, begun).map(|outcome| Exit::after(&arguments.vm, &outcome)))
 }
 
-fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    // While the file is read. A host without KVM is told of only when nothing else is wrong.
-    let begun = Begun::begin();
+fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Result<Outcome, Failure> {
     let (document, config) = check::load(&arguments.file).map_err(Failure::Input)?;
     let name = arguments.vm.as_str();
     let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;

@@ -19,6 +19,9 @@ pub enum Error {
     /// Firmware, or its variables.
     #[error(transparent)]
     Firmware(#[from] firmware::Error),
+    /// A kernel for processors that start at the reset vector, or firmware for others.
+    #[error("What is to boot and where the processors start do not fit together")]
+    Starts,
     /// Processor identification.
     #[error(transparent)]
     Cpuid(#[from] cpuid::Error),

@@ -49,8 +49,9 @@ pub struct Machine {
     vm: Arc<Vm>,
     ram: Arc<GuestRam>,
     mailbox: Arc<Mailbox>,
+    buses: Buses,
     watched: Vec<Box<dyn Watched>>,
-    making: Option<Making>,
+    made: Option<Made>,
 }
 
 /// A machine of which only that is being made which is the same for all, on a thread of its own.
@@ -66,13 +67,22 @@ impl Begun {
 impl Machine {
     /// Makes the virtual machine and its memory.
     pub fn new(spec: VmSpec, Begun(making): Begun) -> Result<Self, Error> {
+        vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
         let vm = making.vm()?;
-        let making = Some(making);
         let ram = Arc::new(GuestRam::new(&spec.memory)?);
         ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
         vm.create_interrupt_controllers()?;
-        let mailbox = Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?;
-        Ok(Self { spec, vm, ram, mailbox: Arc::new(mailbox), watched: Vec::new(), making })
+        let mailbox = Arc::new(Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?);
+        let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
+        let made = making.make(Order {
+            cpus: spec.cpus,
+            ram: Arc::clone(&ram),
+            buses: buses.clone(),
+            mailbox: Arc::clone(&mailbox),
+            starts: spec.starts,
+            resettable: spec.on_reset == OnReset::Restart,
+        });
+        Ok(Self { spec, vm, ram, mailbox, buses, watched: Vec::new(), made: Some(made) })
     }
 
     /// The KVM VFIO device, for opening the functions that [`Resources::slots`] will hold.
@@ -92,7 +102,6 @@ impl Machine {
 
     /// Runs the guest to its end. Whatever the end, devices are reset and let go before this returns.
     pub fn run(self, resources: Resources) -> Result<Outcome, Error> {
-        vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
         let mut running = Running::build(self, resources)?;
         let result = running.power_on().and_then(|()| running.serve());
         running.stop();
@@ -120,22 +129,15 @@ struct Running {
 impl Running {
     fn build(mut machine: Machine, resources: Resources) -> Result<Self, Error> {
         let Resources { boot, console, slots, virtio } = resources;
-        let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
-        let (starts, power_on) = match boot {
-            Boot::Kernel { .. } => (Starts::AfterFirmware, PowerOn::Programmed),
-            Boot::Firmware(_) => (Starts::AtReset, PowerOn::Bare),
+        let power_on = match (&boot, machine.spec.starts) {
+            (Boot::Kernel { .. }, Starts::AfterFirmware) => PowerOn::Programmed,
+            (Boot::Firmware(_), Starts::AtReset) => PowerOn::Bare,
+            _ => return Err(Error::Starts),
         };
+        let made = machine.made.take().ok_or(Error::Processors)?;
+        let (address_bits, made) = made.address_bits()?;
+        let buses = machine.buses.clone();
         let resettable = machine.spec.on_reset == OnReset::Restart;
-        let order = Order {
-            cpus: machine.spec.cpus,
-            ram: Arc::clone(&machine.ram),
-            buses: buses.clone(),
-            mailbox: Arc::clone(&machine.mailbox),
-            starts,
-            resettable,
-        };
-        let making = machine.making.take().ok_or(Error::Processors)?;
-        let (address_bits, made) = making.make(order)?;
         let irqchip = resettable.then(|| machine.vm.irqchip_state()).transpose()?;
 
         let pm = Arc::new(power_management(&machine.vm));

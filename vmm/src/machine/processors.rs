@@ -2,9 +2,9 @@
 //! the rest of it is made: a VM, what CPUID may say and the vCPUs take KVM about as long as all the rest.
 //!
 //! ```text
-//!   owner    begin --- file, spec --- vm --- RAM, irqchip --- make --- devices ... --- finish
-//!                \                  /                          \                      /
-//!   thread        VM, then CPUID of this host ------------------ vCPUs, their threads -
+//!   owner    begin --- file, spec --- vm --- RAM, irqchip --- make --- console, devices ... --- finish
+//!                \                  /                          \                               /
+//!   thread        VM, then CPUID of this host ------------------ vCPUs, their threads ----------
 //! ```
 
 use std::sync::Arc;
@@ -92,25 +92,30 @@ impl Making {
         })
     }
 
-    /// Has the vCPUs made, and answers the width of guest physical addresses while they are.
-    pub(super) fn make(self, order: Order) -> Result<(u8, Made), Error> {
-        // A thread that has ended early says why when it is joined.
+    /// Has the vCPUs made.
+    pub(super) fn make(self, order: Order) -> Made {
+        // A thread that has ended early says why when it is finished.
         let _ = self.order.send(order);
-        let made = Made { thread: Some(self.thread), made: self.made };
-        match self.width.recv() {
-            Ok(width) => Ok((width, made)),
-            Err(_) => Err(made.finish().err().unwrap_or(Error::Processors)),
-        }
+        Made { thread: Some(self.thread), width: self.width, made: self.made }
     }
 }
 
 /// Processors that are being made or are ready.
 pub(super) struct Made {
     thread: Option<JoinHandle<()>>,
+    width: Receiver<u8>,
     made: Receiver<Result<Processors, Error>>,
 }
 
 impl Made {
+    /// Waits for the width of guest physical addresses.
+    pub(super) fn address_bits(self) -> Result<(u8, Self), Error> {
+        match self.width.recv() {
+            Ok(width) => Ok((width, self)),
+            Err(_) => Err(self.finish().err().unwrap_or(Error::Processors)),
+        }
+    }
+
     /// Waits for them.
     pub(super) fn finish(mut self) -> Result<Processors, Error> {
         self.thread = None;
@@ -179,7 +184,7 @@ mod tests {
     fn they_are_made_while_others_work_and_end_when_dropped() {
         let Some((making, order)) = begin() else { return };
         let ram = Arc::clone(&order.ram);
-        let (width, made) = making.make(order).unwrap();
+        let (width, made) = making.make(order).address_bits().unwrap();
         assert!((36..=52).contains(&width));
         let processors = made.finish().unwrap();
         assert_eq!((processors.vcpus.len(), processors.threads.len()), (2, 2));
@@ -192,8 +197,7 @@ mod tests {
         let Some((making, order)) = begin() else { return };
         let ram = Arc::clone(&order.ram);
         drop(Making::begin().unwrap());
-        let (_, made) = making.make(order).unwrap();
-        drop(made);
+        drop(making.make(order));
         assert_eq!(Arc::strong_count(&ram), 1);
     }
 
@@ -201,8 +205,7 @@ mod tests {
     fn what_cannot_be_made_says_why() {
         let Some((making, order)) = begin() else { return };
         let cpus = CpuSpec { sockets: 1, cores: 0, threads: 1 };
-        let (_, made) = making.make(Order { cpus, ..order }).unwrap();
-        let error = made.finish().err().unwrap();
+        let error = making.make(Order { cpus, ..order }).finish().err().unwrap();
         assert!(matches!(error, Error::Cpuid(crate::cpuid::Error::Topology(_))), "{error}");
     }
 }

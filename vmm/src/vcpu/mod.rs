@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use serde::{Deserialize, Serialize};
 
 use crate::bus::Bus;
 use crate::mailbox::{Event, Mailbox};
@@ -44,7 +45,8 @@ pub struct Buses {
 }
 
 /// In which state a vCPU first runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Starts {
     /// As firmware would have left it, for direct boot.
     AfterFirmware,

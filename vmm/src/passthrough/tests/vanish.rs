@@ -11,7 +11,9 @@ use vfio::fake::Fake;
 use super::super::testing::vm;
 use crate::Outcome;
 use crate::machine::{Begun, Machine};
-use crate::spec::{Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, VmSpec};
+use crate::spec::{
+    Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, Starts, VmSpec,
+};
 
 /// Asks function 01:00.0 for its vendor, for ever: says A once when it answers, and G and no more when it reads all ones.
 const GUEST: [u8; 46] = [
@@ -86,6 +88,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
         name: "vanish".into(),
         cpus: CpuSpec { sockets: 1, cores: 1, threads: 1 },
         memory: MemorySpec { size: 64 << 20, hugepages: None, prefault: false },
+        starts: Starts::AfterFirmware,
         cmdline: String::new(),
         on_reset: OnReset::Restart,
         on_device_error: policy,
