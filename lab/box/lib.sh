@@ -3,6 +3,7 @@
 #   # proves: one sentence
 #   # kernels: debian iommufd      (default: both)
 #   # timeout: 120                 (seconds, default 120)
+#   # gates: no                    (default yes: suites run it)
 #   . /share/box/lib.sh
 #
 # and then makes checks. What it prints goes to $LAB_OUT/log; files it leaves in

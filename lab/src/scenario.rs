@@ -28,6 +28,9 @@ pub struct Scenario {
     pub own_boot: bool,
     /// Whether it reboots the box (`# boot: reboots`), which then runs it again; it has a boot of its own, too.
     pub reboots: bool,
+    /// Whether suites run it; with `# gates: no`, which is for one that has not been seen to hold often enough, only those
+    /// who name it do.
+    pub gates: bool,
     /// Whether it needs the `throughway` binary (not with `# needs: nothing`).
     pub needs_throughway: bool,
     /// Examples of the crate `vfio` that it runs (`# examples: contract`), or of another one (`netconfig/vf`).
@@ -52,6 +55,7 @@ impl Scenario {
             timeout: TIMEOUT,
             own_boot: false,
             reboots: false,
+            gates: true,
             needs_throughway: true,
             examples: Vec::new(),
         };
@@ -65,6 +69,7 @@ impl Scenario {
                 "timeout" => {
                     scenario.timeout = value.parse().with_context(|| format!("timeout is {value:?}"))?
                 }
+                "gates" => scenario.gates = value != "no",
                 "needs" => scenario.needs_throughway = value != "nothing",
                 "examples" => scenario.examples = value.split_whitespace().map(str::to_owned).collect(),
                 "boot" => {
@@ -112,7 +117,8 @@ pub fn all(folder: &Path) -> Result<Vec<Scenario>> {
 pub fn choose(folder: &Path, wanted: &[String], flavour: Flavour) -> Result<Vec<Scenario>> {
     let known = all(folder)?;
     if wanted.is_empty() {
-        return Ok(known.into_iter().filter(|scenario| scenario.kernels.contains(&flavour)).collect());
+        let gates = |scenario: &Scenario| scenario.gates && scenario.kernels.contains(&flavour);
+        return Ok(known.into_iter().filter(gates).collect());
     }
     let mut chosen = Vec::new();
     for name in wanted {

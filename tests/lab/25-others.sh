@@ -50,6 +50,19 @@ overrides() {
         /^    "driver-override":/ { if (value($2) != "null") print address, driver }'
 }
 
+our_modules() {
+    throughway devices --all --json | awk -F'"' '
+        /^    "address":/ { address = $4 }
+        /^    "modules": \[$/ { inside = 1; next }
+        /^    \]/ { inside = 0 }
+        inside { print address, $2 }' | sort
+}
+their_modules() {
+    lspci -vmm -k -n -D 2>/dev/null | awk '
+        /^Slot:/ { slot = $2 }
+        /^Module:/ { print slot, $2 }' | sort
+}
+
 cat >"$LAB_OUT/box.yaml" <<END
 version: 1
 devices:
@@ -68,6 +81,9 @@ throughway apply "$LAB_OUT/box.yaml" >"$LAB_OUT/applied" 2>&1
 is "VFs are made, one is lent" "$?" 0 || bail "without it nothing follows" "$(tail -n 3 "$LAB_OUT/applied")"
 vf=$(vf_of "$pf" 2)
 is "every function is as lspci says, VFs too" "$(ours)" "$(theirs)"
+is "modules that know them are as lspci says" "$(our_modules)" "$(their_modules)"
+[ "$LAB_KERNEL" != debian ] || like "a card's is among them" "$(our_modules)" "^$pf igb$"
+[ "$LAB_KERNEL" != debian ] || like "explain tells them" "$(throughway explain "$pf")" "modules +igb$"
 like "the lent one among them" "$(theirs)" "$vf 0200 .* vfio-pci"
 # A script of bash, which is not in the image; what it calls is.
 libraries=$root/usr/lib/x86_64-linux-gnu
