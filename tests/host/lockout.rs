@@ -258,8 +258,9 @@ fn on_a_terminal(visited: &Visited, file: &Path) -> (OwnedFd, Child) {
     let path = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
     let end = || std::fs::File::options().read(true).write(true).open(&path).unwrap();
     let line = visited.line(&format!("-vvv apply {}", file.display()));
-    let mut shell = Command::new("setsid");
-    shell.args(["--ctty", "sh", "-c", &format!("{line}; true")]);
+    // Whoever runs this may ignore the signal (nohup does), which is inherited.
+    let mut shell = Command::new("env");
+    shell.args(["--default-signal=HUP", "setsid", "--ctty", "sh", "-c", &format!("{line}; true")]);
     shell.env("SSH_CONNECTION", "10.9.0.2 5 10.9.0.1 22");
     let shell = shell.stdin(end()).stdout(end()).stderr(Stdio::from(end())).spawn().unwrap();
     (terminal, shell)
