@@ -2,6 +2,7 @@
 
 mod cards;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -93,12 +94,13 @@ fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> any
 }
 
 /// What to build.
-pub fn spec(name: &str, vm: &Vm) -> VmSpec {
+pub fn spec(name: &str, vm: &Vm, affinity: Vec<BTreeSet<u32>>) -> VmSpec {
     let (cpus, memory) = (vm.cpus.topology(), vm.memory.detail());
     let (sockets, threads) = (cpus.sockets.max(1), cpus.threads.max(1));
     VmSpec {
         name: name.to_owned(),
         cpus: CpuSpec { sockets, cores: cpus.count / sockets / threads, threads },
+        affinity,
         memory: MemorySpec {
             size: memory.size.0,
             hugepages: memory.hugepages.map(|page| page.0),

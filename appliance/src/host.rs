@@ -1,5 +1,6 @@
 //! The host at one moment: what a plan is made from.
 
+mod processors;
 pub(crate) mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use netconfig::devlink::{self, Eswitch};
 use netconfig::dhcp::DhcpTool;
 use netconfig::nat::Nat;
 use netconfig::{Difference, EswitchMode, LinkSettings, MacAddress, Owner, VfState, owner};
+pub use processors::{affinity, nodes_of_processors, processors_online};
 use serde::{Deserialize, Serialize};
 use vfio::in_use::{Usage, Use};
 use vfio::inventory::{Function, Inventory, serials};
@@ -19,7 +21,7 @@ use vfio::sriov::PhysicalFunction;
 use vfio::{PciAddress, Sysfs};
 
 use crate::apply::{Holder, Host, Ledger, Undo};
-use crate::config::Config;
+use crate::config::{Config, CpuList};
 
 /// One snapshot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -41,6 +43,8 @@ pub struct HostState {
     pub remembered: BTreeMap<PciAddress, Burnt>,
     /// Bytes of memory that could be had now.
     pub memory_available: u64,
+    /// The NUMA node of each processor, where the file says which a guest runs on.
+    pub nodes_of_processors: BTreeMap<u32, u32>,
     /// Links, by name.
     pub links: BTreeMap<String, LinkSettings>,
     /// VFs of each PF, by index.
@@ -161,6 +165,11 @@ impl HostState {
         Ok(())
     }
 
+    /// The NUMA nodes of these processors.
+    pub fn nodes_of(&self, processors: &CpuList) -> BTreeSet<u32> {
+        processors.0.iter().filter_map(|cpu| self.nodes_of_processors.get(cpu).copied()).collect()
+    }
+
     /// Functions that offer VFs, each with its interface.
     fn physical(&self) -> impl Iterator<Item = (PciAddress, Option<String>)> {
         let physical = self.inventory.functions.values().filter(|function| function.sriov.is_some());
@@ -170,6 +179,9 @@ impl HostState {
     /// Reads what devices are recognized by, where a file needs it, and remembers what was read of those that are lent by now.
     pub fn recognize(&mut self, place: &Host, config: &Config) -> anyhow::Result<()> {
         let matches = || config.devices.values().map(|device| &device.matches);
+        if config.vms.values().any(|vm| vm.cpus.cpuset().is_some()) {
+            self.nodes_of_processors = nodes_of_processors(Path::new("/sys"));
+        }
         if matches().any(|matches| matches.serial.is_some()) {
             self.read_serials(&place.sysfs);
         }

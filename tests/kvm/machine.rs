@@ -188,6 +188,17 @@ impl Running {
         self.input.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
+    /// The host's processors that a thread of it may run on.
+    #[allow(dead_code, reason = "the suite kvm looks at where vCPUs run")]
+    pub(crate) fn processors_of(&self, thread: &str) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        let text = |task: &std::path::Path, file: &str| std::fs::read_to_string(task.join(file)).unwrap();
+        let mut tasks = tasks.map(|task| task.path()).filter(|task| text(task, "comm").trim() == thread);
+        let status = text(&tasks.next().unwrap(), "status");
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        allowed.unwrap().trim().to_owned()
+    }
+
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }

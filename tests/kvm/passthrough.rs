@@ -36,6 +36,7 @@ impl InProcess {
         let spec = VmSpec {
             name: "guest".into(),
             cpus: CpuSpec { sockets: 1, cores: cpus, threads: 1 },
+            affinity: Vec::new(),
             memory: MemorySpec { size: 16 << 20, hugepages: None, prefault: false },
             starts: Starts::AfterFirmware,
             cmdline: cmdline.into(),

@@ -1,5 +1,7 @@
 //! More than one processor.
 
+use rustix::process::Signal;
+
 use crate::machine::{Guest, available};
 
 #[test]
@@ -12,5 +14,30 @@ fn others_start_by_init_and_start_up_ipi() {
         let ended = Guest { cpus, ..Guest::new(&format!("test=smp cpus={count}")) }.run();
         let hellos: String = (1..count).map(|cpu| format!("hello from processor {cpu}\n")).collect();
         assert_eq!((ended.code, ended.console), (Some(0), hellos + "all are up\n"), "{cpus}: {}", ended.log);
+    }
+}
+
+#[test]
+fn each_stays_on_the_hosts_processors_that_it_was_given() {
+    if !available() {
+        return;
+    }
+    let there = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    if there.trim() == "0" {
+        eprintln!("skipped: this host has one processor");
+        return;
+    }
+    for (cpus, wanted) in [
+        ("{count: 2, cpuset: \"0-1\"}", ["0", "1"]),
+        ("{count: 2, cpuset: \"1\"}", ["1", "1"]),
+        ("{count: 2}", [there.trim(), there.trim()]),
+    ] {
+        let mut guest = Guest { cpus, ..Guest::new("test=spin") }.start();
+        guest.wait_for("ready");
+        assert_eq!([guest.processors_of("vcpu0"), guest.processors_of("vcpu1")], wanted, "{cpus}");
+        // Only they are kept there.
+        assert_eq!(guest.processors_of("throughway"), there.trim(), "{cpus}");
+        guest.signal(Signal::TERM);
+        guest.end();
     }
 }

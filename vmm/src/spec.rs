@@ -1,5 +1,6 @@
 //! What to build: fully resolved, no defaults left, no host paths. What is a file arrives opened, in [`Resources`].
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub struct VmSpec {
     pub name: String,
     /// Processors.
     pub cpus: CpuSpec,
+    /// The host's processors that each vCPU's thread may run on, by the vCPU's index; empty: any that the process may.
+    pub affinity: Vec<BTreeSet<u32>>,
     /// Memory.
     pub memory: MemorySpec,
     /// Where the processors start; what [`Resources::boot`] holds must fit.

@@ -42,6 +42,7 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
     let files = BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(Failure::Refused)?;
     enough_huge_pages(vm).map_err(Failure::Refused)?;
+    processors_are_there(name, vm).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
         return start(begun, name, vm, files, &Applied::default());
@@ -109,7 +110,8 @@ fn start(
     files: BootFiles,
     applied: &Applied,
 ) -> Result<Outcome, Failure> {
-    let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm), begun));
+    let affinity = host::affinity(Path::new("/sys"), &vm.cpus);
+    let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm, affinity), begun));
     let mut machine = machine.map_err(|error| Failure::Fault(error.into()))?;
     let terminal = Terminal::open(&mut machine).context("Setting the console up").map_err(Failure::Fault)?;
     let console = terminal.console().context("Setting the console up").map_err(Failure::Fault)?;
@@ -197,6 +199,17 @@ fn enough_memory(vm: &Vm) -> anyhow::Result<()> {
             "The guest wants {} of memory, and the host has {} MiB to give; give the guest less, or stop something on the host",
             memory.size,
             available >> 20
+        );
+    }
+    Ok(())
+}
+
+fn processors_are_there(name: &str, vm: &Vm) -> anyhow::Result<()> {
+    let Some(wanted) = vm.cpus.cpuset() else { return Ok(()) };
+    let online = host::processors_online(Path::new("/sys"));
+    if let Some(absent) = wanted.0.difference(&online.0).next() {
+        anyhow::bail!(
+            "`vms.{name}.cpus.cpuset` has processor {absent}, and this host has {online}; name processors that are there"
         );
     }
     Ok(())

@@ -279,19 +279,8 @@ pub(crate) const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 11] = [
-    "listen",
-    "web",
-    "numa",
-    "autostart",
-    "restart",
-    "cpuset",
-    "network",
-    "rom-bar",
-    "serial",
-    "watchdog",
-    "console",
-];
+const NOT_YET: [&str; 9] =
+    ["listen", "web", "numa", "autostart", "restart", "rom-bar", "serial", "watchdog", "console"];
 
 /// Finds unknown keys by the schema, takes them out, and says which known key is nearest.
 struct Unknown<'a> {

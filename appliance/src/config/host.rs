@@ -6,7 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Size;
 
@@ -101,8 +102,8 @@ impl JsonSchema for Seconds {
 }
 
 /// Processors, `4-15,20`, as the kernel writes them (Documentation/admin-guide/kernel-parameters.rst, cpu lists).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub struct CpuList(pub BTreeSet<u32>);
 
 /// Processors have smaller numbers than this.
@@ -129,11 +130,28 @@ impl FromStr for CpuList {
     }
 }
 
-impl TryFrom<String> for CpuList {
-    type Error = NoCpuList;
+/// A single processor may be written as the number that it is.
+impl<'de> Deserialize<'de> for CpuList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
 
-    fn try_from(text: String) -> Result<Self, NoCpuList> {
-        text.parse()
+        impl Visitor<'_> for List {
+            type Value = CpuList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("processors, such as 4-15,20")
+            }
+
+            fn visit_u64<E: de::Error>(self, cpu: u64) -> Result<CpuList, E> {
+                self.visit_str(&cpu.to_string())
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<CpuList, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(List)
     }
 }
 
@@ -167,7 +185,8 @@ impl JsonSchema for CpuList {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "type": "string",
+            "type": ["string", "integer"],
+            "minimum": 0,
             "description": "Processors, such as 4-15,20.",
             "pattern": "^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$"
         })

@@ -1,14 +1,17 @@
 //! What the file may say. Each key has the name that the field uses for the thing.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use netconfig::section::{NetworkSection, PortVlan};
 use netconfig::{EswitchMode, MacAddress, VfAttributes};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Host, Management, Size};
+use super::{CpuList, Host, Management, Size};
 
 /// One appliance file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -217,13 +220,39 @@ pub struct Vm {
 }
 
 /// Processors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "write a number of processors, such as 4, or {count: 4, threads: 2}")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum Cpus {
     /// As many sockets' worth as there are, one core each a thread.
     Count(u32),
     /// A topology.
     Topology(CpuTopology),
+}
+
+/// By hand, so that what is wrong within a topology is told at its place.
+impl<'de> Deserialize<'de> for Cpus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Cpus;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of processors, such as 4, or {count: 4, threads: 2}")
+            }
+
+            fn visit_u64<E: de::Error>(self, count: u64) -> Result<Cpus, E> {
+                let count = u32::try_from(count);
+                count.map(Cpus::Count).map_err(|_| E::custom("This is no number of processors"))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Cpus, A::Error> {
+                CpuTopology::deserialize(MapAccessDeserializer::new(map)).map(Cpus::Topology)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl Default for Cpus {
@@ -233,7 +262,7 @@ impl Default for Cpus {
 }
 
 /// A topology: `count` vCPUs as `sockets` of equal size with `threads` to a core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct CpuTopology {
     /// All vCPUs.
@@ -244,6 +273,9 @@ pub struct CpuTopology {
     /// Threads a core, 1 or 2.
     #[serde(default = "one")]
     pub threads: u32,
+    /// The host's processors that they run on: one each where there are as many, else any of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset: Option<CpuList>,
 }
 
 fn one() -> u32 {
@@ -252,10 +284,18 @@ fn one() -> u32 {
 
 impl Cpus {
     /// As a topology.
-    pub fn topology(self) -> CpuTopology {
+    pub fn topology(&self) -> CpuTopology {
         match self {
-            Self::Count(count) => CpuTopology { count, sockets: 1, threads: 1 },
-            Self::Topology(topology) => topology,
+            Self::Count(count) => CpuTopology { count: *count, sockets: 1, threads: 1, cpuset: None },
+            Self::Topology(topology) => topology.clone(),
+        }
+    }
+
+    /// The host's processors that they run on.
+    pub fn cpuset(&self) -> Option<&CpuList> {
+        match self {
+            Self::Count(_) => None,
+            Self::Topology(topology) => topology.cpuset.as_ref(),
         }
     }
 }

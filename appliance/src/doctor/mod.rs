@@ -3,12 +3,14 @@
 mod cmdline;
 mod facts;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub use cmdline::{Edit, Loader};
 pub use facts::Facts;
 
-use crate::config::{Config, Size};
+use crate::config::{Config, CpuList, Size};
 use crate::host::HostState;
 
 /// How a finding stands.
@@ -60,6 +62,7 @@ pub fn examine(facts: &Facts, host: &HostState, config: &Config) -> Report {
     doctor.vfio();
     doctor.memory();
     doctor.processors();
+    doctor.cpusets();
     doctor.numa();
     doctor.lockdown();
     let edit = Edit::propose(&facts.loader, &facts.cmdline, &doctor.wanted);
@@ -219,7 +222,37 @@ impl Doctor<'_> {
         );
     }
 
-    /// How far a guest's devices are from each other: memory can be near one of them only.
+    /// What guests are to run on: there, undisturbed, and each processor for one guest.
+    fn cpusets(&mut self) {
+        let mut taken: BTreeMap<u32, &str> = BTreeMap::new();
+        for (name, vm) in &self.config.vms {
+            let Some(cpuset) = vm.cpus.cpuset() else { continue };
+            let key = format!("vms.{name}.cpus.cpuset");
+            if let Some(absent) = cpuset.0.difference(&self.facts.online).next() {
+                let message = format!("Guest `{name}` is to run on processor {absent}, which is not there");
+                self.find(Health::Bad, message, format!("correct `{key}`"));
+                continue;
+            }
+            if let Some(isolated) = &self.config.host.isolated_cpus {
+                let disturbed = CpuList(cpuset.0.difference(&isolated.0).copied().collect());
+                if !disturbed.0.is_empty() {
+                    let message = format!(
+                        "Guest `{name}` runs on processors {disturbed} too, which are not among `host.isolated-cpus`: the host's work disturbs it"
+                    );
+                    self.find(Health::Fair, message, format!("name them there, or take them out of `{key}`"));
+                }
+            }
+            for cpu in &cpuset.0 {
+                if let Some(other) = taken.insert(*cpu, name) {
+                    let message = format!("Guests `{other}` and `{name}` share processor {cpu}");
+                    self.find(Health::Fair, message, "give each its own where speed matters");
+                    break;
+                }
+            }
+        }
+    }
+
+    /// How far a guest's devices are from each other and from its processors: memory can be near one of them only.
     fn numa(&mut self) {
         let (config, host) = (self.config, self.host);
         for (name, vm) in &config.vms {
@@ -230,16 +263,24 @@ impl Doctor<'_> {
                 }));
             let node = |device: &String| {
                 let address = crate::plan::find(config, host, device).ok()?;
-                Some((device.clone(), host.inventory.function(address)?.numa_node?))
+                Some((format!("`{device}`"), host.inventory.function(address)?.numa_node?))
             };
-            let nodes: Vec<(String, u32)> = devices.filter_map(node).collect();
+            let own = vm.cpus.cpuset().map(|cpuset| host.nodes_of(cpuset)).unwrap_or_default();
+            if own.len() > 1 {
+                let nodes: Vec<String> = own.iter().map(u32::to_string).collect();
+                let message =
+                    format!("Guest `{name}` runs on processors of NUMA nodes {}", nodes.join(" and "));
+                self.find(Health::Fair, message, "name processors of one node where speed matters");
+            }
+            let own = own.first().map(|node| ("its processors".to_owned(), *node));
+            let nodes: Vec<(String, u32)> = own.into_iter().chain(devices.filter_map(node)).collect();
             let Some((first, home)) = nodes.first() else { continue };
             for (other, away) in nodes.iter().filter(|(_, away)| away != home) {
                 let distance = self.facts.distances.get(&(*home, *away));
                 let distance = distance
                     .map_or_else(String::new, |distance| format!(", distance {distance} (10 is local)"));
                 let message = format!(
-                    "Guest `{name}` has `{first}` on NUMA node {home} and `{other}` on node {away}{distance}"
+                    "Guest `{name}` has {first} on NUMA node {home} and {other} on node {away}{distance}"
                 );
                 self.find(Health::Fair, message, "give it devices of one node where speed matters");
             }
@@ -306,5 +347,30 @@ mod tests {
         let config = load(&Document { name: "box.yaml".into(), text: text.into() }).unwrap();
         let report = examine(&facts(), &HostState::default(), &config);
         assert!(messages(&report, Health::Bad).contains(&"There is no processor 8"));
+    }
+
+    #[test]
+    fn what_guests_run_on_is_compared_with_the_box() {
+        let text = "version: 1\nhost: {isolated-cpus: \"4-7\"}\nvms:\n  a: {cpus: {count: 3, cpuset: \"3-5\"}, memory: 1GiB, boot: {kernel: /k}}\n  \
+                    b: {cpus: {count: 2, cpuset: \"5-6\"}, memory: 1GiB, boot: {kernel: /k}}\n  \
+                    c: {cpus: {count: 1, cpuset: \"7,9\"}, memory: 1GiB, boot: {kernel: /k}}\n";
+        let config = load(&Document { name: "box.yaml".into(), text: text.into() }).unwrap();
+        let host = HostState {
+            nodes_of_processors: (0..8).map(|cpu| (cpu, cpu / 4)).collect(),
+            ..HostState::default()
+        };
+        let report = examine(&Facts { isolated: (4..8).collect(), ..facts() }, &host, &config);
+        assert_eq!(
+            messages(&report, Health::Fair),
+            [
+                "Guest `a` runs on processors 3 too, which are not among `host.isolated-cpus`: the host's work disturbs it",
+                "Guests `a` and `b` share processor 5",
+                "Guest `a` runs on processors of NUMA nodes 0 and 1",
+            ]
+        );
+        assert!(
+            messages(&report, Health::Bad)
+                .contains(&"Guest `c` is to run on processor 9, which is not there")
+        );
     }
 }

@@ -17,6 +17,16 @@ enum Node {
     Unknown,
 }
 
+impl Node {
+    fn of(nodes: BTreeSet<u32>) -> Self {
+        match nodes.first() {
+            None => Self::Unknown,
+            Some(node) if nodes.len() == 1 => Self::Known(*node),
+            Some(_) => Self::Several(nodes),
+        }
+    }
+}
+
 /// VFs that nics of the file name for themselves: no pool gives them.
 pub(super) fn named(config: &Config) -> BTreeSet<(&str, u16)> {
     let nics = config.vms.values().flat_map(|vm| vm.nics.values());
@@ -114,7 +124,7 @@ impl<'a> Planner<'a> {
             Node::Several(several) => {
                 let several: Vec<String> = several.iter().map(u32::to_string).collect();
                 let message = format!(
-                    "Pool `{name}` is to give guest `{vm}` a VF of its NUMA node, and its devices are on nodes {}",
+                    "Pool `{name}` is to give guest `{vm}` a VF of its NUMA node, and it is on nodes {}",
                     several.join(" and ")
                 );
                 self.refuse(&path, message, Some("write `numa: prefer`, or name the VF: `pf` and `vf`"));
@@ -122,8 +132,8 @@ impl<'a> Planner<'a> {
             }
             Node::Unknown => {
                 let message = format!(
-                    "Pool `{name}` is to give guest `{vm}` a VF of its NUMA node, which is not known: no device that the \
-                     file gives it by name has one"
+                    "Pool `{name}` is to give guest `{vm}` a VF of its NUMA node, which is not known: it has no \
+                     `cpuset`, and no device that the file gives it by name has one"
                 );
                 self.refuse(&path, message, Some("write `numa: prefer`, or name the VF: `pf` and `vf`"));
                 return None;
@@ -171,16 +181,17 @@ impl<'a> Planner<'a> {
         self.find(device.0, device.1)?.numa_node
     }
 
-    /// The node of the devices that the file gives a guest by name.
+    /// The node of the processors that a guest runs on, else of the devices that the file gives it by name.
     fn node_of_guest(&mut self, vm: &str) -> Node {
         let Some(vm) = self.config.vms.get(vm) else { return Node::Unknown };
+        if let Some(nodes) =
+            vm.cpus.cpuset().map(|cpuset| self.host.nodes_of(cpuset)).filter(|nodes| !nodes.is_empty())
+        {
+            return Node::of(nodes);
+        }
         let given = vm.pci.values().map(|given| given.device.as_str());
         let given: Vec<&str> = given.chain(vm.nics.values().filter_map(|nic| nic.pf.as_deref())).collect();
         let nodes: BTreeSet<u32> = given.into_iter().filter_map(|device| self.node_of(device)).collect();
-        match nodes.first() {
-            None => Node::Unknown,
-            Some(node) if nodes.len() == 1 => Node::Known(*node),
-            Some(_) => Node::Several(nodes),
-        }
+        Node::of(nodes)
     }
 }

@@ -22,6 +22,14 @@ pub enum Error {
     /// A kernel for processors that start at the reset vector, or firmware for others.
     #[error("What is to boot and where the processors start do not fit together")]
     Starts,
+    /// A vCPU's thread cannot be where the specification has it.
+    #[error("Keeping vCPU {vcpu} on the host's processors that it was given: {source}")]
+    Affinity {
+        /// Its index.
+        vcpu: u32,
+        /// The errno.
+        source: io::Error,
+    },
     /// Processor identification.
     #[error(transparent)]
     Cpuid(#[from] cpuid::Error),

@@ -76,6 +76,7 @@ impl Machine {
         let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
         let made = making.make(Order {
             cpus: spec.cpus,
+            affinity: spec.affinity.clone(),
             ram: Arc::clone(&ram),
             buses: buses.clone(),
             mailbox: Arc::clone(&mailbox),

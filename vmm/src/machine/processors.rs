@@ -7,9 +7,13 @@
 //!   thread        VM, then CPUID of this host ------------------ vCPUs, their threads ----------
 //! ```
 
+use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Error;
 use crate::cpuid::{Supported, Template};
@@ -22,6 +26,7 @@ use crate::vm::Vm;
 /// What the vCPUs are made of.
 pub(super) struct Order {
     pub(super) cpus: CpuSpec,
+    pub(super) affinity: Vec<BTreeSet<u32>>,
     pub(super) ram: Arc<GuestRam>,
     pub(super) buses: Buses,
     pub(super) mailbox: Arc<Mailbox>,
@@ -139,7 +144,11 @@ fn make(vm_is: &Sender<Arc<Vm>>, width: &Sender<u8>, order: &Receiver<Order>) ->
     // No order: the machine was given up.
     let Ok(order) = order.recv() else { return Ok(made) };
     let template = Template::new(supported, order.cpus)?;
-    for index in 0..order.cpus.count() {
+    for (index, at) in (0..order.cpus.count()).zip(0_usize..) {
+        if let Some(processors) = order.affinity.get(at) {
+            // Of this thread, which ends when all are made: the vCPU's thread inherits it, and KVM's memory for it is near.
+            stay_on(processors).map_err(|source| Error::Affinity { vcpu: index, source })?;
+        }
         let (apic_id, cpuid) = (template.apic_id(index), template.for_vcpu(index)?);
         let vcpu = Vcpu::new(&vm, index, apic_id, &cpuid, order.starts, order.resettable)?;
         let thread = vcpu.spawn(Arc::clone(&order.ram), order.buses.clone(), Arc::clone(&order.mailbox));
@@ -147,6 +156,16 @@ fn make(vm_is: &Sender<Arc<Vm>>, width: &Sender<u8>, order: &Receiver<Order>) ->
         made.vcpus.push(vcpu);
     }
     Ok(made)
+}
+
+/// Has the calling thread run on these processors of the host alone.
+fn stay_on(processors: &BTreeSet<u32>) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for processor in processors {
+        let number = usize::try_from(*processor).ok().filter(|number| *number < CpuSet::MAX_CPU);
+        set.set(number.ok_or(io::ErrorKind::InvalidInput)?);
+    }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 #[cfg(test)]
@@ -176,7 +195,15 @@ mod tests {
         crate::vcpu::install_handler().unwrap();
         Some((
             making,
-            Order { cpus: CPUS, ram, buses, mailbox, starts: Starts::AfterFirmware, resettable: true },
+            Order {
+                cpus: CPUS,
+                affinity: Vec::new(),
+                ram,
+                buses,
+                mailbox,
+                starts: Starts::AfterFirmware,
+                resettable: true,
+            },
         ))
     }
 
@@ -199,6 +226,14 @@ mod tests {
         drop(Making::begin().unwrap());
         drop(making.make(order));
         assert_eq!(Arc::strong_count(&ram), 1);
+    }
+
+    #[test]
+    fn a_processor_that_is_not_there_is_told() {
+        let Some((making, mut order)) = begin() else { return };
+        order.affinity = vec![BTreeSet::from([1023])];
+        let error = making.make(order).finish().err().unwrap();
+        assert!(matches!(error, Error::Affinity { vcpu: 0, .. }), "{error}");
     }
 
     #[test]

@@ -109,10 +109,25 @@ fn a_node_that_is_required_must_be_known_and_have_one() {
             "pools.vfs.numa: Pool `vfs` has no VF on NUMA node 2, where guest `a` is: `far` is on node 1, `lan` is on node 0"
         ]
     );
-    assert!(
-        refused(None, gpu)[0]
-            .contains("which is not known: no device that the file gives it by name has one")
-    );
+    assert!(refused(None, gpu)[0].contains(
+        "which is not known: it has no `cpuset`, and no device that the file gives it by name has one"
+    ));
     let both = "nics: {any: {pool: vfs}, near: {pf: lan, vf: 0}}, pci: {screen: {device: gpu}}";
-    assert!(refused(Some(1), both)[0].contains("its devices are on nodes 0 and 1"));
+    assert!(refused(Some(1), both)[0].contains("it is on nodes 0 and 1"));
+}
+
+#[test]
+fn a_guest_is_where_its_processors_are() {
+    let mut host = two_nodes(Some(0));
+    host.nodes_of_processors = (0..8).map(|cpu| (cpu, cpu / 4)).collect();
+    let with = |numa: &str, cpuset: &str| {
+        let mut document = on_nodes(numa, "nics: {any: {pool: vfs}}, pci: {screen: {device: gpu}}");
+        let cpus = format!("cpus: {{count: 2, cpuset: \"{cpuset}\"}}\n    nics: {{any");
+        document.text = document.text.replace("nics: {any", &cpus);
+        plan_of(&document, &host, "a")
+    };
+    let first = |plan: Plan| plan.slots.iter().find(|slot| slot.name == "any").unwrap().functions[0].clone();
+    assert_eq!(first(with("require", "4-5").unwrap()), Target::Vf { pf: at("05:00.0"), vf: 0 });
+    assert_eq!(first(with("require", "0,2").unwrap()), of_lan(0));
+    assert!(said(with("require", "3-4"))[0].contains("it is on nodes 0 and 1"));
 }

@@ -87,6 +87,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
     let spec = VmSpec {
         name: "vanish".into(),
         cpus: CpuSpec { sockets: 1, cores: 1, threads: 1 },
+        affinity: Vec::new(),
         memory: MemorySpec { size: 64 << 20, hugepages: None, prefault: false },
         starts: Starts::AfterFirmware,
         cmdline: String::new(),
