@@ -191,12 +191,20 @@ impl Running {
     /// The host's processors that a thread of it may run on.
     #[allow(dead_code, reason = "the suite kvm looks at where vCPUs run")]
     pub(crate) fn processors_of(&self, thread: &str) -> String {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
-        let text = |task: &std::path::Path, file: &str| std::fs::read_to_string(task.join(file)).unwrap();
-        let mut tasks = tasks.map(|task| task.path()).filter(|task| text(task, "comm").trim() == thread);
-        let status = text(&tasks.next().unwrap(), "status");
-        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-        allowed.unwrap().trim().to_owned()
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+            // Threads come and go.
+            let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+            for status in statuses {
+                let of =
+                    |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
+                if of("Name:") == thread {
+                    return of("Cpus_allowed_list:").to_owned();
+                }
+            }
+            assert!(Instant::now() < deadline, "there is no thread {thread}");
+        }
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
