@@ -58,7 +58,7 @@ vms:
             "4:5: Unknown key `cpu` (did you mean `cpus`?)",
             "5:13: Write a size, such as 8GiB, or {size: 8GiB, hugepages: 1GiB}",
             "8:28: Unknown key `mac-adress` (did you mean `mac-address`?)",
-            "10:11: Write a number of processors, such as 4, or {count: 4, threads: 2}",
+            "10:11: Invalid type: string \"many\", expected a number of processors, such as 4, or {count: 4, threads: 2}",
             "13:5: The key `boot` is there twice (only one of the two can hold; take the other one out)",
         ]
     );
