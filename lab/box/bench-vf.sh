@@ -12,8 +12,8 @@ figure() { echo "figure $*" >&3; }
 pf=$(bdf_of igb 0)
 check "the PF comes up" pf_up "$pf" 10.9.0.1/24 || exit 1
 link=$(netdev_of "$pf")
-# All the descriptors that there are: with 256 of them the emulated card's bursts find none left on a quiet machine, what is sent
-# again waits for the driver's look every two seconds, and a flow comes to a stand.
+# All the descriptors that there are: with 256 of them a flow out of a guest stands still nearly always on a quiet machine, with
+# these less often.
 rings() { ethtool -G "$1" rx 4096; ethtool -C "$1" rx-usecs 100; retry 10 carrier "$1"; }
 rings "$link"
 check "two VFs are made" vfs "$pf" 2 || exit 1

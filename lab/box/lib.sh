@@ -107,9 +107,9 @@ group_of() { [ -e "/sys/bus/pci/devices/$1/iommu_group" ] && basename "$(readlin
 
 # pf_up BDF [ADDRESS/LEN]: brings a PF's link up (before any VF driver probes) and waits for its carrier.
 #
-# Its interrupts are spaced by a fixed time. The emulated wire has no speed of its own: a burst finds no descriptor left, what is
-# sent again waits for the driver's look every two seconds, and a flow out of a guest stands still, under any VMM. With the
-# driver's own choice of spacing it does so more often. Whoever measures a flow makes the rings longer first (bench-vf.sh).
+# Its interrupts are spaced by a fixed time. The emulated wire has no speed of its own, and a flow out of a guest now and then
+# stands still for seconds, under any VMM; with the driver's own choice of spacing it does so more often. Whoever measures a flow
+# makes the rings longer first (bench-vf.sh).
 pf_up() {
     retry 10 netdev_of_exists "$1" || return 1
     lab_link=$(netdev_of "$1")
