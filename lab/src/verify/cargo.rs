@@ -31,6 +31,7 @@ pub(super) fn verdict(context: &Context, name: &str, command: &mut Command) -> R
         progress::step(name, |step| command::logged(command, &log, name, |line| step.at(line)))?;
     if !passed {
         anstream::eprintln!("{}\n   log: {}", tail(&log, 40), log.display());
+        context.failed(format!("{name}:\n{}", tail(&log, 20)));
     }
     Ok(Outcome::Ran(Counts::one(passed)))
 }
@@ -148,6 +149,7 @@ fn tests(context: &Context, name: &str, command: &mut Command) -> Result<Counts>
                 counts.add(more);
             } else if line.starts_with("test ") && line.ends_with("FAILED") {
                 step.line(&format!("   {line}"));
+                context.failed(format!("{name}: {line}"));
             }
         })
     })?;
@@ -156,6 +158,7 @@ fn tests(context: &Context, name: &str, command: &mut Command) -> Result<Counts>
             counts.failed = 1;
         }
         anstream::eprintln!("{}\n   log: {}", tail(&log, 60), log.display());
+        context.failed(tail(&log, 20));
     }
     Ok(counts)
 }

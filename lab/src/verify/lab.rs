@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 
-use super::Context;
 use super::suite::{Counts, Outcome};
+use super::{Context, tail};
 use crate::kernel::Flavour;
 use crate::session::{Lab, Options};
 use crate::{apt, fresh, scenario};
@@ -34,7 +34,14 @@ fn run(context: &Context, flavour: Flavour, name: &str) -> Result<Outcome> {
         for (number, check) in (1_usize..).zip(&outcome.checks) {
             let verdict = if check.passed { "ok" } else { "not ok" };
             let why = check.why.as_ref().map(|why| format!(" # {why}")).unwrap_or_default();
-            writeln!(text, "{verdict} {number} - {}{why}", check.text).context("Writing the log")?;
+            let line = format!("{verdict} {number} - {}{why}", check.text);
+            writeln!(text, "{line}").context("Writing the log")?;
+            if !check.passed {
+                context.failed(format!("{name}: {}: {line}", outcome.name));
+            }
+        }
+        if failed > 0 {
+            context.failed(tail(&outcome.folder.join("log"), 12));
         }
     }
     let log = context.log(name);

@@ -5,6 +5,7 @@ mod deny;
 mod lab;
 mod suite;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,11 +23,17 @@ struct Context {
     logs: PathBuf,
     /// The folder cargo builds into.
     target: PathBuf,
+    /// What failed, each with its cause: said again at the end, where it is not overlooked.
+    failures: RefCell<Vec<String>>,
 }
 
 impl Context {
     fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
+    }
+
+    fn failed(&self, what: String) {
+        self.failures.borrow_mut().push(what);
     }
 }
 
@@ -81,7 +88,7 @@ pub fn run(only: &[String]) -> Result<bool> {
     let required = required(&std::env::var("REQUIRE").unwrap_or_default())?;
     let suites = chosen(only)?;
     let target = fresh::target_folder()?;
-    let context = Context { logs: target.join("verify"), target };
+    let context = Context { logs: target.join("verify"), target, failures: RefCell::default() };
     fs::create_dir_all(&context.logs).with_context(|| format!("Creating {}", context.logs.display()))?;
     let mut results: Vec<(&str, Counts, f64)> = Vec::new();
     for suite in &suites {
@@ -93,36 +100,42 @@ pub fn run(only: &[String]) -> Result<bool> {
     // A suite that is required and not even there is a failure too, unless others were asked for.
     if only.is_empty() {
         for name in required.iter().filter(|name| !suites.iter().any(|suite| suite.name == **name)) {
-            anstream::eprintln!("== {name}: required, but this checkout has no such tests");
+            context.failed(format!("{name}: required, but this checkout has no such tests"));
             results.push((name, Counts { passed: 0, failed: 1, skipped: 0 }, 0.0));
         }
+    }
+    let failures = context.failures.take();
+    if !failures.is_empty() {
+        anstream::eprintln!("\n== what failed");
+    }
+    for failure in failures {
+        anstream::eprintln!("{}", failure.trim_end());
     }
     Ok(close(&results))
 }
 
-/// Turns what a suite returned into counts, and says what went wrong.
+/// Turns what a suite returned into counts, and notes what went wrong with the suite itself.
 fn judge(suite: &Suite, outcome: Result<Outcome>, required: bool, context: &Context) -> Counts {
+    let failed = |why: String| {
+        anstream::eprintln!("   {} {why}", suite.name);
+        context.failed(format!("{} {why}", suite.name));
+        Counts { passed: 0, failed: 1, skipped: 0 }
+    };
     match outcome {
         Ok(Outcome::Ran(counts)) if counts.failed == 0 && counts.passed == 0 => {
-            anstream::eprintln!("   {} counted no check: that is a failure", suite.name);
-            Counts { failed: 1, ..counts }
+            let one = failed("counted no check: that is a failure".to_owned());
+            Counts { failed: one.failed, ..counts }
         }
         Ok(Outcome::Ran(counts)) => counts,
-        Ok(Outcome::Skipped(why)) if required => {
-            anstream::eprintln!("   {} is required, but cannot run: {why}", suite.name);
-            Counts { passed: 0, failed: 1, skipped: 0 }
-        }
+        Ok(Outcome::Skipped(why)) if required => failed(format!("is required, but cannot run: {why}")),
         Ok(Outcome::Skipped(why)) => {
             anstream::eprintln!("   {} is skipped: {why}", suite.name);
             Counts { passed: 0, failed: 0, skipped: 1 }
         }
         Err(error) => {
-            anstream::eprintln!("   {} failed: {error:#}", suite.name);
-            let log = context.log(suite.name);
-            if log.exists() {
-                anstream::eprintln!("   log: {}", log.display());
-            }
-            Counts { passed: 0, failed: 1, skipped: 0 }
+            let log = Some(context.log(suite.name)).filter(|log| log.exists());
+            let log = log.map(|log| format!("\n   log: {}", log.display())).unwrap_or_default();
+            failed(format!("failed: {error:#}{log}"))
         }
     }
 }
@@ -160,12 +173,19 @@ mod tests {
     #[test]
     fn a_skip_of_a_required_suite_and_a_suite_without_checks_fail() {
         let suite = SUITES.first().unwrap();
-        let context = Context { logs: "/nonexistent".into(), target: "/nonexistent".into() };
+        let nowhere = PathBuf::from("/nonexistent");
+        let context = Context { logs: nowhere.clone(), target: nowhere, failures: RefCell::default() };
         let skip = || Ok(Outcome::Skipped("no".to_owned()));
         assert_eq!(judge(suite, skip(), true, &context).failed, 1);
         assert_eq!(judge(suite, skip(), false, &context).failed, 0);
         assert_eq!(judge(suite, Ok(Outcome::Ran(Counts::default())), false, &context).failed, 1);
         assert_eq!(judge(suite, Err(anyhow::anyhow!("x")), false, &context).failed, 1);
+        let said = [
+            "fmt is required, but cannot run: no",
+            "fmt counted no check: that is a failure",
+            "fmt failed: x",
+        ];
+        assert_eq!(context.failures.take(), said);
     }
 
     #[test]
