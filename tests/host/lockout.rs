@@ -106,6 +106,29 @@ networks: {other: {type: bridge, ports: {box0: {}}}}
 }
 
 #[test]
+fn going_back_from_the_file_that_names_the_link_waits_for_somebody_too() {
+    alone("lockout::going_back_from_the_file_that_names_the_link_waits_for_somebody_too", || {
+        let (visited, _administrator) = Visited::new();
+        // Nobody has come in, and no route leaves by it: only the file tells.
+        let text = "version: 1
+management: {interface: box0, confirm-timeout: 5s}
+networks: {br0: {type: bridge, ports: {box0: {}}, addresses: [10.9.0.1/24]}}
+";
+        let file = visited.file("box.yaml", text);
+        std::thread::scope(|scope| {
+            let applying = scope.spawn(|| visited.run(&format!("apply {}", file.display())));
+            visited.change(1, "waiting");
+            assert_eq!(visited.run("confirm 1").0, 0);
+            assert_eq!(applying.join().unwrap().0, 0);
+        });
+        let confirmed = settings();
+        let (code, said) = visited.run("rollback");
+        assert!(code != 0 && said.contains("nobody confirmed it within 5 s"), "{said}");
+        assert_eq!(settings(), confirmed);
+    });
+}
+
+#[test]
 fn the_administrator_behind_a_router_comes_back_too() {
     alone("lockout::the_administrator_behind_a_router_comes_back_too", || {
         let (visited, administrator) = Visited::new();

@@ -1,7 +1,7 @@
 # proves: A change of real igb (VFs, their attributes, drivers, a bridge) is killed at every boundary of its steps, and the host is as before.
 # kernels: debian
 # examples: tests/crash
-# timeout: 900
+# timeout: 1500
 . /share/box/lib.sh
 
 pf=$(bdf_of igb 0)

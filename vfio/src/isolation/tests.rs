@@ -148,14 +148,20 @@ fn what_cannot_be_read_is_not_guessed_and_what_was_read_is_the_kernels_to_know()
     assert_eq!(explained(&tree, "00:02.0").into_keys().collect::<Vec<_>>(), [Cause::Kernel]);
 }
 
-/// What `who` is parted from against the registers, in a recorded tree.
-fn parted(text: &str, who: &str) -> Vec<Cause> {
+/// What a recorded tree tells of its functions, and of how each is parted from others.
+fn recorded(text: &str) -> (Inventory, BTreeMap<PciAddress, Isolation>) {
     let root = tempfile::tempdir().unwrap();
     crate::recorded::write(root.path(), text).unwrap();
     let sysfs = Sysfs::at(root.path());
     let inventory = Inventory::scan(&sysfs);
     let read = |address: &PciAddress| Some((*address, Isolation::read(&sysfs, *address)?));
     let isolation = inventory.functions.keys().filter_map(read).collect();
+    (inventory, isolation)
+}
+
+/// What `who` is parted from against the registers, in a recorded tree.
+fn parted(text: &str, who: &str) -> Vec<Cause> {
+    let (inventory, isolation) = recorded(text);
     parted_although(&inventory, &isolation, address(who))
 }
 
@@ -178,12 +184,7 @@ fn virtual_functions_are_devices_of_their_own() {
                 01:00.0 8086:10c9 020000 vfs=2/7 group=1\n  \
                 01:10.0 8086:10ca 020000 vf=0 group=1\n  \
                 01:10.2 8086:10ca 020000 vf=1 group=1\n";
-    let root = tempfile::tempdir().unwrap();
-    crate::recorded::write(root.path(), text).unwrap();
-    let sysfs = Sysfs::at(root.path());
-    let inventory = Inventory::scan(&sysfs);
-    let read = |address: &PciAddress| Some((*address, Isolation::read(&sysfs, *address)?));
-    let isolation = inventory.functions.keys().filter_map(read).collect();
+    let (inventory, isolation) = recorded(text);
     let causes = causes(&inventory, &isolation, address("01:10.0"));
     let port = Cause::Port { port: address("00:01.0"), gap: Gap::Absent };
     assert_eq!(causes.into_keys().collect::<Vec<_>>(), [port]);

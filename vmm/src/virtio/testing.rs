@@ -1,5 +1,7 @@
 //! A driver's side of a split ring, for tests: it can be told to lie.
 
+use std::time::{Duration, Instant};
+
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Memory, RingLayout};
@@ -46,4 +48,16 @@ pub(super) fn used(memory: &Memory, layout: RingLayout) -> Vec<(u32, u32)> {
         (memory.read_obj(GuestAddress(at)).unwrap(), memory.read_obj(GuestAddress(at + 4)).unwrap())
     };
     (0..count).map(entry).collect()
+}
+
+/// Whether `what` comes true within twenty seconds, on however busy a machine.
+pub(super) fn eventually(what: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if what() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    false
 }

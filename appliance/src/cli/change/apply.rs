@@ -18,7 +18,7 @@ use crate::apply::{self, Event, History, Lock, Outcome, Record, State, Transacti
 use crate::cli::StateDir;
 use crate::cli::check::print;
 use crate::cli::exit::{Exit, complain};
-use crate::config;
+use crate::config::{self, Config};
 use crate::host::{HostState, session};
 use crate::plan::{HostPlan, release};
 
@@ -202,13 +202,14 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     let before = apply::current(&before);
     let (text, path) = before.map_or((None, None), |before| (before.text.clone(), before.file.clone()));
     if last.restores.is_some() || !last.is_of_this_boot() {
-        return back_by_file(&place, last.origin(), text, path, lock);
+        return back_by_file(&place, last, text, path, lock);
     }
     let undo = &last.undo;
     let config = text
         .as_deref()
         .map(|text| config::load(&config::Document { name: "the file before".into(), text: text.into() }));
-    let config = config.and_then(Result::ok).unwrap_or_default();
+    let mut config = config.and_then(Result::ok).unwrap_or_default();
+    guard_what_is_named_now(&mut config, last);
     let read = || place.read(&config);
     let host = read()?;
     if let Some((address, holder)) = held(undo, &host) {
@@ -227,10 +228,19 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     finish(&place, record, &plan, lock, within, &left)
 }
 
+/// Who goes back from a change comes in by the link that its file names, whatever the file before names.
+fn guard_what_is_named_now(config: &mut Config, last: &Record) {
+    let text = last.text.clone().unwrap_or_default();
+    let now = config::load(&config::Document { name: "the file now".into(), text });
+    if let Some(now) = now.ok().filter(|now| now.management.interface.is_some()) {
+        config.management = now.management;
+    }
+}
+
 /// Goes back from a change of an earlier boot: what it found is nothing to this one, so what held before it is applied.
 fn back_by_file(
     place: &Place,
-    change: u64,
+    last: &Record,
     text: Option<String>,
     path: Option<PathBuf>,
     lock: Lock,
@@ -239,10 +249,11 @@ fn back_by_file(
         name: "the file before".into(),
         text: text.clone().unwrap_or_else(|| NO_FILE.to_owned()),
     };
-    let config = config::load(&document).map_err(Failure::Input)?;
+    let mut config = config::load(&document).map_err(Failure::Input)?;
+    guard_what_is_named_now(&mut config, last);
     let plan = place.plan(&document, &config)?;
     let steps = plan.steps.iter().map(|planned| planned.step.to_string()).collect();
-    let mut record = place.history.begin(format!("rollback of {change}"), text, steps)?;
+    let mut record = place.history.begin(format!("rollback of {}", last.origin()), text, steps)?;
     record.file = path;
     let within = Duration::from_secs(config.management.confirm_timeout.0.into());
     finish(place, record, &plan, lock, within, &|| place.left(&document, &config))

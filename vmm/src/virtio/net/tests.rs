@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ use vmm_sys_util::ioctl_iow_nr;
 use super::*;
 use crate::memory::GuestRam;
 use crate::spec::MemorySpec;
-use crate::virtio::testing::{LAYOUT, NEXT, WRITE, describe, publish, used};
+use crate::virtio::testing::{LAYOUT, NEXT, WRITE, describe, eventually, publish, used};
 use crate::virtio::{Ring, RingLayout};
 use crate::vm::Signal;
 
@@ -94,17 +94,6 @@ fn activation(ram: &Arc<GuestRam>, features: u64) -> Option<Activation> {
     };
     let queues = [(0, LAYOUT), (1, TRANSMIT)].map(queue).into();
     Some(Activation { memory: Arc::clone(ram), features, queues, interrupts })
-}
-
-fn eventually(what: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < deadline {
-        if what() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    false
 }
 
 /// A frame to everybody of a protocol that nobody speaks.

@@ -1,14 +1,13 @@
 //! The function as a guest's driver finds it, on a machine of KVM's.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::rng::Rng;
-use super::super::testing::{LAYOUT, WRITE, describe, publish, used};
+use super::super::testing::{LAYOUT, WRITE, describe, eventually, publish, used};
 use super::common::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET};
 use super::*;
 use crate::spec::MemorySpec;
@@ -58,17 +57,6 @@ fn set_up(function: &VirtioFunction, features: u64, layout: RingLayout) {
 
 fn ready(function: &VirtioFunction) {
     write(function, 20, 1, (ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK).into());
-}
-
-fn eventually(what: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < deadline {
-        if what() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    false
 }
 
 #[test]
