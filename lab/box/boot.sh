@@ -3,6 +3,7 @@
 #
 # Results go to the second serial port, one line each:
 #   ##up                    L1 is ready
+#   ##alive                 every five seconds
 #   ##begin NAME            a scenario starts
 #   ok/not ok N - TEXT      a check it made (see lib.sh)
 #   ##end NAME STATUS       it ended
@@ -46,6 +47,7 @@ elif [ -e /share/booted ]; then
 fi
 touch /share/booted
 
+while sleep 5; do echo "##alive"; done >&3 &
 echo "##up" >&3
 while read -r name seconds; do
     echo "##begin $name" >&3

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::cache::Cache;
 use crate::kernel::{self, Flavour, Kernel};
@@ -21,6 +21,9 @@ const UP: Duration = Duration::from_secs(150);
 
 /// A scenario is ended in the box when its time is over; a box that has not said so after this much more hangs.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// The box says every five seconds that it lives. One that has not for so long, a reboot included, hangs.
+const DEAD: Duration = Duration::from_secs(150);
 
 /// Seconds of scenarios in one boot: fewer boots are quicker, more of them leave less behind for the next scenario.
 const BUDGET: u64 = 540;
@@ -170,7 +173,7 @@ impl Lab {
                 spec: Spec { reboots, ..self.spec(&run) },
                 share: run.path().join("share"),
                 output,
-                log,
+                log: log.clone(),
                 verbose: options.verbose,
                 crashed: &crashed,
             };
@@ -178,8 +181,9 @@ impl Lab {
             outcomes.extend(done);
             if let Some((scenario, line)) = crash {
                 progress::note(&format!(
-                    "The box itself crashed in {}, which is run again in a new box: {line}",
-                    scenario.name
+                    "The box itself crashed in {}, which is run again in a new box: {line}\n{}",
+                    scenario.name,
+                    last_lines(&log)
                 ));
                 crashed.insert(scenario.name.clone());
                 rest.insert(0, scenario);
@@ -226,18 +230,15 @@ impl Boot<'_> {
             self.log.display()
         );
         let machine = Machine::boot(sysroot, self.spec.clone(), &self.log)?;
-        if !self.wait_until_up(&machine)? {
-            let mut group = group.into_iter();
-            let name = group.next().map(|scenario| scenario.name).unwrap_or_default();
-            bail!(
-                "The box did not come up for {name}; its console is in {}\n{}",
-                self.log.display(),
-                last_lines(&self.log)
-            );
-        }
-        anstream::eprintln!("  up after {:.1} s", machine.elapsed().as_secs_f64());
         let mut outcomes = Vec::new();
         let mut group = std::collections::VecDeque::from(group);
+        if !self.wait_until_up(&machine)? {
+            let why = format!("The box did not come up; its console is in {}", self.log.display());
+            let first = group.pop_front().filter(|scenario| !self.crashed.contains(&scenario.name));
+            let scenario = first.with_context(|| format!("{why}\n{}", last_lines(&self.log)))?;
+            return Ok((outcomes, Vec::from(group), Some((scenario, why))));
+        }
+        anstream::eprintln!("  up after {:.1} s", machine.elapsed().as_secs_f64());
         while let Some(scenario) = group.pop_front() {
             let (outcome, alive) = match self.follow(&machine, &scenario)? {
                 Followed::Crash(line) => return Ok((outcomes, Vec::from(group), Some((scenario, line)))),
@@ -263,19 +264,22 @@ impl Boot<'_> {
         }
     }
 
-    /// Follows one scenario to its end.
-    fn follow(&self, machine: &Machine, scenario: &Scenario) -> Result<Followed> {
-        anstream::eprintln!("  {}: {}", scenario.name, scenario.proves);
-        let inside = self.share.join("out").join(&scenario.name);
+    /// Follows one scenario to its end, or to that of its box: the script's exit status, or what became of the box.
+    fn watch(
+        &self,
+        machine: &Machine,
+        scenario: &Scenario,
+        first: bool,
+    ) -> (std::result::Result<String, String>, Vec<Check>) {
+        let log = self.share.join("out").join(&scenario.name).join("log");
         let mut shown: usize = 0;
         let left = Duration::from_secs(scenario.timeout).saturating_add(GRACE);
-        let deadline = Instant::now().checked_add(left).context("Computing a deadline")?;
+        let (started, mut alive) = (Instant::now(), Instant::now());
         let mut checks = Vec::new();
         let end = loop {
-            let poll = Instant::now()
-                .checked_add(Duration::from_millis(300))
-                .map_or(deadline, |at| at.min(deadline));
+            let poll = Instant::now().checked_add(Duration::from_millis(300)).unwrap_or(started);
             match machine.next(poll) {
+                Event::Result(line) if line == "##alive" => alive = Instant::now(),
                 Event::Result(line) => {
                     if let Some(rest) = line.strip_prefix("##end ") {
                         break Ok(rest.rsplit(' ').next().unwrap_or_default().to_owned());
@@ -285,30 +289,32 @@ impl Boot<'_> {
                         checks.push(check);
                     }
                 }
-                Event::Console(line) if kernel_crashed(&line) && !self.crashed.contains(&scenario.name) => {
-                    return Ok(Followed::Crash(line));
-                }
-                Event::Console(_) => {}
-                Event::Ended if !self.crashed.contains(&scenario.name) => {
-                    return Ok(Followed::Crash("the box ended".to_owned()));
-                }
-                Event::Ended => {
-                    break Err(format!("the box ended while it ran; console in {}", self.log.display()));
-                }
-                Event::Silence if Instant::now() < deadline => {}
-                Event::Silence if !self.crashed.contains(&scenario.name) => {
-                    return Ok(Followed::Crash("the box stopped answering".to_owned()));
-                }
-                Event::Silence => {
-                    break Err(format!("the box stopped answering; console in {}", self.log.display()));
-                }
+                Event::Console(line) if first && kernel_crashed(&line) => break Err(line),
+                Event::Ended => break Err("the box ended".to_owned()),
+                Event::Console(_) | Event::Silence => {}
+            }
+            if alive.elapsed() > DEAD || started.elapsed() > left {
+                let old = alive.elapsed().as_secs();
+                break Err(format!("the box hangs, its last sign of life is {old} s old"));
             }
             if self.verbose {
-                shown = show_from(&inside.join("log"), shown);
+                shown = show_from(&log, shown);
             }
         };
         if self.verbose {
-            show_from(&inside.join("log"), shown);
+            show_from(&log, shown);
+        }
+        (end, checks)
+    }
+
+    /// Watches one scenario, tells how it ended, and keeps what it left.
+    fn follow(&self, machine: &Machine, scenario: &Scenario) -> Result<Followed> {
+        anstream::eprintln!("  {}: {}", scenario.name, scenario.proves);
+        let inside = self.share.join("out").join(&scenario.name);
+        let first = !self.crashed.contains(&scenario.name);
+        let (end, mut checks) = self.watch(machine, scenario, first);
+        if let (true, Err(line)) = (first, &end) {
+            return Ok(Followed::Crash(line.clone()));
         }
         let alive = end.is_ok();
         if let Some(why) = bad_end(&end, &checks, scenario.timeout) {
