@@ -164,13 +164,27 @@ impl Apt {
     }
 
     /// Downloads `packages` with everything they depend on, down to the C
-    /// library, into `folder`, and returns the package files.
+    /// library, into `folder`, and returns the package files. Of a release with
+    /// backports they come from there where it has them.
     pub fn download_closure(&self, packages: &[&str], folder: &Path) -> Result<Vec<PathBuf>> {
+        self.download_all(packages, self.release_option(), folder)
+    }
+
+    /// Like [`download_closure`](Self::download_closure), with all that no Debian is without, as the release itself has it.
+    pub fn download_installation(&self, packages: &[&str], folder: &Path) -> Result<Vec<PathBuf>> {
+        let text = command::text(self.get("apt-cache").arg("dumpavail"), "Asking apt for what is required")?;
+        let mut wanted = required(&text);
+        wanted.push("?essential");
+        wanted.extend(packages);
+        self.download_all(&wanted, Vec::new(), folder)
+    }
+
+    fn download_all(&self, packages: &[&str], from: Vec<String>, folder: &Path) -> Result<Vec<PathBuf>> {
         let partial = folder.join("partial");
         fs::create_dir_all(&partial).with_context(|| format!("Creating {}", partial.display()))?;
         let mut fetch = self.get("apt-get");
         fetch.arg("-o").arg(format!("Dir::Cache::archives={}", folder.display()));
-        fetch.args(["install", "-y", "-q", "--download-only"]).args(self.release_option()).args(packages);
+        fetch.args(["install", "-y", "-q", "--download-only"]).args(from).args(packages);
         command::output(&mut fetch, "Downloading Debian packages")?;
         let entries = fs::read_dir(folder).with_context(|| format!("Reading {}", folder.display()))?;
         let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -199,6 +213,24 @@ impl Apt {
     }
 }
 
+/// Names of the packages with priority "required", out of their descriptions: these are what debootstrap begins with.
+fn required(available: &str) -> Vec<&str> {
+    fn field<'a>(stanza: &'a str, name: &str) -> Option<&'a str> {
+        stanza.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+    }
+    let stanzas = available
+        .split(
+            "
+
+",
+        )
+        .filter(|stanza| field(stanza, "Priority:") == Some("required"));
+    let mut names: Vec<&str> = stanzas.filter_map(|stanza| field(stanza, "Package:")).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Unpacks one package file below `root`, following the merged-/usr links there.
 pub fn unpack(package: &Path, root: &Path) -> Result<()> {
     let script = "dpkg-deb --fsys-tarfile \"$1\" | tar -x --keep-directory-symlink --no-same-owner -C \"$2\"";
@@ -210,6 +242,12 @@ pub fn unpack(package: &Path, root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn required_packages_are_found_once() {
+        let text = "Package: tar\nPriority: required\n\nPackage: vim\nPriority: optional\n\nPackage: tar\nPriority: required\n";
+        assert_eq!(required(text), ["tar"]);
+    }
 
     #[test]
     fn releases_are_told_apart() {

@@ -21,6 +21,7 @@ pub mod demo;
 pub mod fresh;
 pub mod host;
 pub mod image;
+pub mod installed;
 pub mod kernel;
 pub mod kernel_build;
 pub mod machine;

@@ -11,6 +11,9 @@ use crate::kernel::Flavour;
 /// Seconds a scenario has when its header names none.
 const TIMEOUT: u64 = 120;
 
+/// The suite that runs a scenario whose header names none, beside `lab-iommufd` for the second kernel.
+pub const SUITE: &str = "lab";
+
 /// One scenario file and what its header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
@@ -31,6 +34,10 @@ pub struct Scenario {
     /// Whether suites run it; with `# gates: no`, which is for one that has not been seen to hold often enough, only those
     /// who name it do.
     pub gates: bool,
+    /// The suite that runs it (`# suite: uefi`), where it is not that of all others.
+    pub suite: String,
+    /// Whether it starts an installed Debian (`# image: debian`), which is then in `/installed` of the box.
+    pub needs_debian: bool,
     /// Whether it needs the `throughway` binary (not with `# needs: nothing`).
     pub needs_throughway: bool,
     /// Examples of the crate `vfio` that it runs (`# examples: contract`), or of another one (`netconfig/vf`).
@@ -56,6 +63,8 @@ impl Scenario {
             own_boot: false,
             reboots: false,
             gates: true,
+            suite: SUITE.to_owned(),
+            needs_debian: false,
             needs_throughway: true,
             examples: Vec::new(),
         };
@@ -70,6 +79,9 @@ impl Scenario {
                     scenario.timeout = value.parse().with_context(|| format!("timeout is {value:?}"))?
                 }
                 "gates" => scenario.gates = value != "no",
+                "suite" => value.clone_into(&mut scenario.suite),
+                "image" if value == "debian" => scenario.needs_debian = true,
+                "image" => bail!("there is no image {value:?}, only debian"),
                 "needs" => scenario.needs_throughway = value != "nothing",
                 "examples" => scenario.examples = value.split_whitespace().map(str::to_owned).collect(),
                 "boot" => {
@@ -113,13 +125,21 @@ pub fn all(folder: &Path) -> Result<Vec<Scenario>> {
     paths.iter().map(|path| Scenario::read(path)).collect()
 }
 
-/// The scenarios a person asked for, by name or by path; all when none is named.
+/// The scenarios of a suite on one kernel.
+pub fn of_suite(folder: &Path, suite: &str, flavour: Flavour) -> Result<Vec<Scenario>> {
+    let mut scenarios = all(folder)?;
+    scenarios.retain(|scenario| scenario.suite == suite && scenario.kernels.contains(&flavour));
+    Ok(scenarios)
+}
+
+/// The scenarios a person asked for, by name or by path; when none is named, those that the suite `lab` runs.
 pub fn choose(folder: &Path, wanted: &[String], flavour: Flavour) -> Result<Vec<Scenario>> {
-    let known = all(folder)?;
     if wanted.is_empty() {
-        let gates = |scenario: &Scenario| scenario.gates && scenario.kernels.contains(&flavour);
-        return Ok(known.into_iter().filter(gates).collect());
+        let mut scenarios = of_suite(folder, SUITE, flavour)?;
+        scenarios.retain(|scenario| scenario.gates);
+        return Ok(scenarios);
     }
+    let known = all(folder)?;
     let mut chosen = Vec::new();
     for name in wanted {
         if Path::new(name).is_file() {
@@ -178,8 +198,17 @@ mod tests {
         );
         assert_eq!(scenario.kernels, [Flavour::Iommufd]);
         assert_eq!(scenario.examples, ["one", "two"]);
+        assert_eq!((scenario.suite.as_str(), scenario.needs_debian), ("lab", false));
         assert!(!scenario.own_boot, "the header ends at the first other line");
         assert!(scenario.is_called("vf") && scenario.is_called("10-vf") && !scenario.is_called("v"));
+    }
+
+    #[test]
+    fn a_suite_and_an_image_are_named_in_the_header() {
+        let text = "# proves: It boots.\n# suite: uefi\n# image: debian\n";
+        let scenario = Scenario::parse(Path::new("a.sh"), text).unwrap();
+        assert_eq!((scenario.suite.as_str(), scenario.needs_debian), ("uefi", true));
+        assert!(Scenario::parse(Path::new("a.sh"), "# proves: x\n# image: bsd\n").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::qemu::{Share, Spec};
 use crate::scenario::{self, Scenario};
 use crate::sysroot::Sysroot;
 use crate::tap::{self, Check};
-use crate::{fresh, image, kernel_build, progress};
+use crate::{fresh, image, installed, kernel_build, progress};
 
 /// L1 must be up within this time.
 const UP: Duration = Duration::from_secs(150);
@@ -155,6 +155,9 @@ impl Lab {
         let examples: Vec<_> =
             names.into_iter().map(|name| Ok((fresh::example(&name)?, name))).collect::<Result<_>>()?;
         fs::create_dir_all(output).with_context(|| format!("Creating {}", output.display()))?;
+        let installed =
+            scenarios.iter().any(|scenario| scenario.needs_debian).then(|| installed::debian(&self.cache));
+        let installed = installed.transpose()?;
         let mut waiting = scenario::boots(scenarios, BUDGET);
         waiting.reverse();
         let mut outcomes = Vec::new();
@@ -169,8 +172,12 @@ impl Lab {
             }
             let log = output.join(format!("console-{number}.log"));
             let reboots = group.iter().any(|scenario| scenario.reboots);
+            let mut spec = Spec { reboots, ..self.spec(&run) };
+            if let Some(path) = installed.clone().filter(|_| group.iter().any(|one| one.needs_debian)) {
+                spec.shares.push(Share { tag: "installed", path, writable: false });
+            }
             let boot = Boot {
-                spec: Spec { reboots, ..self.spec(&run) },
+                spec,
                 share: run.path().join("share"),
                 output,
                 log: log.clone(),

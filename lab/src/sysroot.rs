@@ -43,21 +43,26 @@ pub struct Sysroot {
 }
 
 impl Sysroot {
-    /// Finds the sysroot in the cache, or downloads and unpacks it.
+    /// Finds the box's programs in the cache, or downloads and unpacks them.
     pub fn open(cache: &Cache) -> Result<Self> {
+        Self::of(cache, &PACKAGES)
+    }
+
+    /// A sysroot with these `packages` (name, and why it is needed).
+    pub fn of(cache: &Cache, packages: &[(&str, &str)]) -> Result<Self> {
         let release = apt::Release::detect()?;
-        let names: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = packages.iter().map(|(name, _)| *name).collect();
         let key = format!("{}-{}", release.codename, cache::key(names.iter().chain(&[LAYOUT])));
         let root = cache.folder("sysroot", &key, |scratch| {
             progress::note("The lab needs these Debian packages; they are unpacked into the cache folder, not installed:");
-            for (name, why) in PACKAGES {
+            for (name, why) in packages {
                 progress::note(&format!("  {name}: {why}"));
             }
             let apt = Apt::new(cache)?;
             let _lock = cache.lock("apt")?;
             apt.update()?;
             let archives = scratch.join("archives");
-            let files = progress::step("Downloading QEMU and the box's programs", |_| apt.download_closure(&names, &archives))?;
+            let files = progress::step("Downloading the programs", |_| apt.download_closure(&names, &archives))?;
             progress::step(&format!("Unpacking {} packages", files.len()), |_| {
                 merged_usr(scratch)?;
                 files.iter().try_for_each(|file| apt::unpack(file, scratch))

@@ -1,28 +1,55 @@
-//! Scenarios in the emulated box, on each of the two kernels.
+//! Scenarios in the emulated box: on each of the two kernels, and those of suites of their own.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
 use super::suite::{Counts, Outcome};
 use super::{Context, tail};
 use crate::kernel::Flavour;
+use crate::scenario::Scenario;
 use crate::session::{Lab, Options};
 use crate::{apt, fresh, scenario};
 
 pub(super) fn debian(context: &Context) -> Result<Outcome> {
-    run(context, Flavour::Debian, "lab")
+    gating(context, Flavour::Debian, "lab")
 }
 
 pub(super) fn iommufd(context: &Context) -> Result<Outcome> {
-    run(context, Flavour::Iommufd, "lab-iommufd")
+    gating(context, Flavour::Iommufd, "lab-iommufd")
 }
 
-fn run(context: &Context, flavour: Flavour, name: &str) -> Result<Outcome> {
+/// Guests that firmware starts. As long as none of its scenarios gates, only who names the suite runs it.
+pub(super) fn uefi(context: &Context) -> Result<Outcome> {
+    let name = "uefi";
+    let mut chosen = scenario::of_suite(&folder(), name, Flavour::Debian)?;
+    if !context.named.contains(name) {
+        chosen.retain(|scenario| scenario.gates);
+    }
+    if chosen.is_empty() {
+        return Ok(Outcome::Skipped(
+            "its scenarios do not gate yet; name it with --only or REQUIRE".to_owned(),
+        ));
+    }
+    if !rustix::process::geteuid().is_root() && chosen.iter().any(|scenario| scenario.needs_debian) {
+        return Ok(Outcome::Skipped("only root can install Debian on a disk image".to_owned()));
+    }
+    run(context, chosen, Flavour::Debian, name)
+}
+
+fn gating(context: &Context, flavour: Flavour, name: &str) -> Result<Outcome> {
+    run(context, scenario::choose(&folder(), &[], flavour)?, flavour, name)
+}
+
+fn folder() -> PathBuf {
+    fresh::workspace().join("tests/lab")
+}
+
+fn run(context: &Context, chosen: Vec<Scenario>, flavour: Flavour, name: &str) -> Result<Outcome> {
     if let Err(error) = apt::Release::detect() {
         return Ok(Outcome::Skipped(format!("{error:#}")));
     }
-    let chosen = scenario::choose(&fresh::workspace().join("tests/lab"), &[], flavour)?;
     let lab = Lab::prepare(flavour)?;
     let outcomes = lab.run(chosen, &Options::default(), &context.target.join("lab").join(flavour.name()))?;
     let (mut counts, mut text) = (Counts::default(), String::new());

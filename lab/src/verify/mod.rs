@@ -23,6 +23,8 @@ struct Context {
     logs: PathBuf,
     /// The folder cargo builds into.
     target: PathBuf,
+    /// Suites that somebody asked for by name, or requires.
+    named: BTreeSet<String>,
     /// What failed, each with its cause: said again at the end, where it is not overlooked.
     failures: RefCell<Vec<String>>,
 }
@@ -88,7 +90,8 @@ pub fn run(only: &[String]) -> Result<bool> {
     let required = required(&std::env::var("REQUIRE").unwrap_or_default())?;
     let suites = chosen(only)?;
     let target = fresh::target_folder()?;
-    let context = Context { logs: target.join("verify"), target, failures: RefCell::default() };
+    let named = only.iter().cloned().chain(required.iter().map(|name| (*name).to_owned())).collect();
+    let context = Context { logs: target.join("verify"), target, named, failures: RefCell::default() };
     fs::create_dir_all(&context.logs).with_context(|| format!("Creating {}", context.logs.display()))?;
     let mut results: Vec<(&str, Counts, f64)> = Vec::new();
     for suite in &suites {
@@ -174,7 +177,12 @@ mod tests {
     fn a_skip_of_a_required_suite_and_a_suite_without_checks_fail() {
         let suite = SUITES.first().unwrap();
         let nowhere = PathBuf::from("/nonexistent");
-        let context = Context { logs: nowhere.clone(), target: nowhere, failures: RefCell::default() };
+        let context = Context {
+            logs: nowhere.clone(),
+            target: nowhere,
+            named: BTreeSet::new(),
+            failures: RefCell::default(),
+        };
         let skip = || Ok(Outcome::Skipped("no".to_owned()));
         assert_eq!(judge(suite, skip(), true, &context).failed, 1);
         assert_eq!(judge(suite, skip(), false, &context).failed, 0);

@@ -59,7 +59,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 11] = [
+pub(super) const SUITES: [Suite; 12] = [
     Suite { name: "fmt", what: "the code is formatted", test_target: None, run: cargo::fmt },
     Suite { name: "clippy", what: "no lint warns", test_target: None, run: cargo::clippy },
     Suite {
@@ -115,6 +115,12 @@ pub(super) const SUITES: [Suite; 11] = [
         what: "scenarios in the emulated box, the iommufd kernel",
         test_target: None,
         run: lab::iommufd,
+    },
+    Suite {
+        name: "uefi",
+        what: "an installed Debian in the emulated box, started by the distribution's firmware",
+        test_target: None,
+        run: lab::uefi,
     },
 ];
 
