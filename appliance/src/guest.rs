@@ -41,6 +41,22 @@ impl BootFiles {
         let disks = disks.collect::<anyhow::Result<_>>()?;
         Ok(Self { boot, disks })
     }
+
+    /// Has firmware start from the guest's device `name` once: until the guest is first reset.
+    pub fn boot_once(&mut self, vm: &Vm, name: &str) -> anyhow::Result<()> {
+        let Boot::Firmware(firmware) = &mut self.boot else {
+            anyhow::bail!("This guest starts with a kernel: only firmware starts from a device");
+        };
+        // Firmware remembers the order it is told, and without another one it would start from that device ever after.
+        anyhow::ensure!(
+            !firmware.order.is_empty(),
+            "This guest has no `boot.order`; say in the file what it starts from otherwise, such as `order: [root]`"
+        );
+        let mut devices = vm.disks.keys().chain(vm.nics.keys()).chain(vm.pci.keys());
+        anyhow::ensure!(devices.any(|device| device == name), "This guest has no device `{name}`");
+        firmware.once = Some(name.to_owned());
+        Ok(())
+    }
 }
 
 fn open_boot(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result<Boot> {
@@ -50,18 +66,25 @@ fn open_boot(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result
         let initrd = vm.boot.initrd.as_deref().map(|path| open("initial RAM disk", path)).transpose()?;
         return Ok(Boot::Kernel { kernel, initrd });
     }
-    let files = vm.boot.firmware.as_ref().context("The guest has nothing to start")?.files();
-    let hint = match vm.boot.firmware {
-        Some(Firmware::Known(_)) => " (is the package `ovmf` installed?)",
-        _ => "",
+    let firmware = vm.boot.firmware.as_ref().context("The guest has nothing to start")?;
+    let (code, template) = open_firmware(firmware, folder)?;
+    let variables = Variables::of(state, name).open(&template)?;
+    Ok(Boot::Firmware(spec::Firmware { code, variables, order: vm.boot.order.clone(), once: None }))
+}
+
+/// The two files of firmware, code and variables as they are delivered, which go together. Relative paths start at `folder`.
+pub fn open_firmware(firmware: &Firmware, folder: &Path) -> anyhow::Result<(File, File)> {
+    let files = firmware.files();
+    let hint = match firmware {
+        Firmware::Known(_) => " (is the package `ovmf` installed?)",
+        Firmware::Files(_) => "",
     };
-    let code = self::open("firmware's code", &folder.join(&files.code), hint)?;
-    let template = self::open("firmware's variables", &folder.join(&files.vars), hint)?;
+    let code = open("firmware's code", &folder.join(&files.code), hint)?;
+    let template = open("firmware's variables", &folder.join(&files.vars), hint)?;
     let (code_path, vars_path) = (files.code.display(), files.vars.display());
     firmware::sizes(&code, &template)
         .with_context(|| format!("The firmware {code_path} with {vars_path}"))?;
-    let variables = Variables::of(state, name).open(&template)?;
-    Ok(Boot::Firmware(spec::Firmware { code, variables, order: vm.boot.order.clone() }))
+    Ok((code, template))
 }
 
 fn open(what: &str, path: &Path, hint: &str) -> anyhow::Result<File> {

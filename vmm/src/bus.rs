@@ -68,6 +68,11 @@ impl Bus {
         }
     }
 
+    /// Whether something answers at `address`.
+    pub fn is_assigned(&self, address: u64) -> bool {
+        self.find(address, 1).is_some()
+    }
+
     /// A guest's write.
     pub fn write(&self, address: u64, data: &[u8]) -> Action {
         match self.find(address, data.len()) {

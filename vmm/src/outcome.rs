@@ -78,7 +78,7 @@ impl fmt::Display for Crash {
         }
         write!(f, "\n{}", self.registers)?;
         if self.instruction.is_empty() {
-            return write!(f, "\ncode: rip does not point to guest memory");
+            return write!(f, "\ncode: rip points neither to guest memory nor to firmware");
         }
         write!(f, "\ncode:")?;
         self.instruction.iter().try_for_each(|byte| write!(f, " {byte:02x}"))

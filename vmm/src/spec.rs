@@ -121,8 +121,11 @@ pub struct Firmware {
     /// This guest's variables, right below the code; open for reading and writing. See
     /// [`firmware::VariableStore`](crate::firmware::VariableStore).
     pub variables: File,
-    /// What to start from, the first one first: names of [`Resources::slots`].
+    /// What to start from, the first one first: names of [`Resources::slots`] and [`Resources::virtio`].
     pub order: Vec<String>,
+    /// What goes before all others until the guest is first reset. Only with an order: firmware keeps the one that it was
+    /// told last.
+    pub once: Option<String>,
 }
 
 /// Both ends of COM1: terminals, files, pipes or sockets alike.

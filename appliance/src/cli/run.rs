@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// The guest's name in it.
     #[arg(long)]
     vm: String,
+    /// Have firmware start from this device of the guest, such as an installer's disk, until the guest first resets.
+    #[arg(long, value_name = "DEVICE")]
+    boot_once: Option<String>,
     #[command(flatten)]
     state: StateDir,
 }
@@ -40,7 +43,12 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     let name = arguments.vm.as_str();
     let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;
     let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
-    let files = BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(Failure::Refused)?;
+    let mut files =
+        BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(Failure::Refused)?;
+    if let Some(device) = &arguments.boot_once {
+        let chosen = files.boot_once(vm, device);
+        chosen.with_context(|| format!("--boot-once {device}")).map_err(Failure::Refused)?;
+    }
     enough_huge_pages(vm).map_err(Failure::Refused)?;
     processors_are_there(name, vm).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Error;
+use super::items::BOOT_ORDER;
 use crate::bus::BusDevice;
 use crate::memory::GuestRam;
 use crate::{Action, acpi};
@@ -60,6 +61,8 @@ pub(super) enum Name {
 
 enum Content {
     Fixed(Vec<u8>),
+    /// Until the first reset, and afterwards.
+    Order(Vec<u8>, Vec<u8>),
     Script,
     Rsdp,
     AcpiTables,
@@ -71,9 +74,11 @@ struct State {
     dma_high: u32,
     /// As they were made when the script was selected last.
     tables: Option<acpi::Loadable>,
+    /// The guest has been reset.
+    again: bool,
 }
 
-const POWER_ON: State = State { selected: SIGNATURE, at: 0, dma_high: 0, tables: None };
+const POWER_ON: State = State { selected: SIGNATURE, at: 0, dma_high: 0, tables: None, again: false };
 
 /// The device.
 pub struct FwCfg {
@@ -89,10 +94,11 @@ pub struct FwCfg {
 const TABLES_ROOM: usize = 4096;
 
 impl FwCfg {
-    /// With these items, and the ACPI tables.
+    /// With these items, another boot order until the first reset where there is one, and the ACPI tables.
     pub(super) fn new(
         ram: Arc<GuestRam>,
         items: Vec<(Name, Vec<u8>)>,
+        mut first_order: Option<Vec<u8>>,
         tables: Tables,
     ) -> Result<Self, Error> {
         let first = tables()?;
@@ -108,6 +114,11 @@ impl FwCfg {
         for (name, bytes) in items {
             match name {
                 Name::Key(key) => drop(all.insert(key, Content::Fixed(bytes))),
+                Name::File(BOOT_ORDER) => {
+                    let (first, then) = of_one_size(first_order.take(), bytes);
+                    let size = then.len();
+                    files.push((BOOT_ORDER, Content::Order(first, then), size));
+                }
                 Name::File(name) => files.push((name, Content::Fixed(bytes.clone()), bytes.len())),
             }
         }
@@ -123,7 +134,7 @@ impl FwCfg {
 
     /// Back to power-on.
     pub fn reset(&self) {
-        *self.lock() = POWER_ON;
+        *self.lock() = State { again: true, ..POWER_ON };
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -153,6 +164,13 @@ impl FwCfg {
         let tables = state.tables.as_ref();
         let bytes: &[u8] = match self.items.get(&state.selected) {
             Some(Content::Fixed(bytes)) => bytes,
+            Some(Content::Order(first, then)) => {
+                if state.again {
+                    then
+                } else {
+                    first
+                }
+            }
             Some(Content::Script) => tables.map_or(&[], |tables| &tables.script),
             Some(Content::Rsdp) => tables.map_or(&[], |tables| &tables.rsdp),
             Some(Content::AcpiTables) => tables.map_or(&[], |tables| &tables.tables),
@@ -230,6 +248,15 @@ impl BusDevice for FwCfg {
         }
         Action::None
     }
+}
+
+/// Both orders, as the directory has one size for them. Each ends with a NUL, and more of them change nothing.
+fn of_one_size(first: Option<Vec<u8>>, mut then: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    let mut first = first.unwrap_or_else(|| then.clone());
+    let size = first.len().max(then.len());
+    first.resize(size, 0);
+    then.resize(size, 0);
+    (first, then)
 }
 
 /// A file in the directory: size, key, two unused bytes, name.

@@ -30,7 +30,12 @@ pub struct Described {
     pub address_bits: u8,
     /// What to boot from, the first one first.
     pub order: Vec<BootDevice>,
+    /// What goes before those until the guest is first reset.
+    pub once: Option<BootDevice>,
 }
+
+/// The file with the order.
+pub(super) const BOOT_ORDER: &str = "bootorder";
 
 /// A device to boot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +84,21 @@ pub(super) fn all(machine: &Described) -> Vec<(Name, Vec<u8>)> {
         (Name::File("etc/smbios/smbios-tables"), smbios.tables),
     ];
     if !machine.order.is_empty() {
-        let paths: Vec<String> = machine.order.iter().map(|device| device.path()).collect();
-        items.push((Name::File("bootorder"), format!("{}\0", paths.join("\n")).into_bytes()));
+        items.push((Name::File(BOOT_ORDER), paths(&machine.order)));
     }
     items
+}
+
+/// The boot order of the first start, where it is another one.
+pub(super) fn first_order(machine: &Described) -> Option<Vec<u8>> {
+    let once = machine.once?;
+    let rest = machine.order.iter().copied().filter(|device| *device != once);
+    Some(paths(&std::iter::once(once).chain(rest).collect::<Vec<_>>()))
+}
+
+fn paths(devices: &[BootDevice]) -> Vec<u8> {
+    let paths: Vec<String> = devices.iter().map(|device| device.path()).collect();
+    format!("{}\0", paths.join("\n")).into_bytes()
 }
 
 /// RAM as it is, with no hole below 1 MiB: that one is for the firmware to make. The hole for HyperTransport is there so
@@ -109,7 +125,14 @@ mod tests {
     use super::*;
 
     fn machine() -> Described {
-        Described { name: "firewall".into(), cpus: 3, ram_size: 3 << 30, address_bits: 46, order: Vec::new() }
+        Described {
+            name: "firewall".into(),
+            cpus: 3,
+            ram_size: 3 << 30,
+            address_bits: 46,
+            order: Vec::new(),
+            once: None,
+        }
     }
 
     #[test]
@@ -141,5 +164,17 @@ mod tests {
             "/pci@i0cf8/pci-bridge@a/scsi@0/disk@0,0\n/pci@i0cf8/pci-bridge@2/ethernet@0,1/ethernet-phy@0\0"
         );
         assert!(all(&machine()).iter().all(|(name, _)| *name != Name::File("bootorder")));
+    }
+
+    #[test]
+    fn what_is_booted_once_is_in_front_of_the_others_and_there_once() {
+        let disk = |port| BootDevice { port, function: 0, kind: BootKind::VirtioDisk };
+        let first =
+            first_order(&Described { order: vec![disk(1), disk(2)], once: Some(disk(2)), ..machine() });
+        assert_eq!(
+            String::from_utf8(first.unwrap()).unwrap(),
+            "/pci@i0cf8/pci-bridge@2/scsi@0/disk@0,0\n/pci@i0cf8/pci-bridge@1/scsi@0/disk@0,0\0"
+        );
+        assert_eq!(first_order(&Described { order: vec![disk(1)], ..machine() }), None);
     }
 }

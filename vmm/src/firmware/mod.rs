@@ -47,6 +47,8 @@ use read_only::ReadOnly;
 const END: u64 = 1 << 32;
 /// What the chipset decodes for firmware at most: below lie the interrupt controllers (ICH9, 10.1.27).
 const MOST: u64 = 8 << 20;
+/// Where firmware can be. Reading there changes nothing.
+pub(crate) const WINDOW: std::ops::Range<u64> = END - MOST..END;
 /// Blocks of the flash chip, and pages of the processor.
 pub(crate) const BLOCK: u64 = 4096;
 /// A firmware volume's header (UEFI PI 1.8, volume 3, 3.2.1.1): its length and its signature.
@@ -144,7 +146,6 @@ pub fn sizes(code: &File, variables: &File) -> Result<(u64, u64), Error> {
 
 /// The firmware of one machine, in its place.
 pub struct Installed {
-    _code: ReadOnly,
     flash: Arc<Flash>,
     fw_cfg: Arc<FwCfg>,
     debug: Arc<DebugPort>,
@@ -164,17 +165,19 @@ impl Installed {
         let base = END.saturating_sub(code_size);
         let mut code = ReadOnly::new(vm, map_code(firmware.code, code_size)?, base);
         code.show()?;
+        buses.mmio.insert(base, code_size, Arc::new(code))?;
 
         let store = VariableStore::open(firmware.variables, variables_size)?;
         let flash = Arc::new(Flash::new(vm, store, base.saturating_sub(variables_size))?);
         buses.mmio.insert(base.saturating_sub(variables_size), variables_size, Arc::clone(&flash) as _)?;
 
-        let fw_cfg = Arc::new(FwCfg::new(Arc::clone(ram), items::all(described), tables)?);
+        let (items, first_order) = (items::all(described), items::first_order(described));
+        let fw_cfg = Arc::new(FwCfg::new(Arc::clone(ram), items, first_order, tables)?);
         buses.pio.insert(fw_cfg::PORT, fw_cfg::PORTS, Arc::clone(&fw_cfg) as _)?;
         let debug = Arc::new(DebugPort::default());
         buses.pio.insert(debug_port::PORT, 1, Arc::clone(&debug) as _)?;
         buses.pio.insert(port92::PORT, 1, Arc::new(Port92::default()))?;
-        Ok(Self { _code: code, flash, fw_cfg, debug })
+        Ok(Self { flash, fw_cfg, debug })
     }
 
     /// Back to power-on, at a machine reset. The variables stay.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
+use crate::Action;
+use crate::bus::BusDevice;
 use crate::vm::{self, MappedSlot, Vm};
 
 /// A mapping, and the memory slot that shows it to the guest while it does.
@@ -43,6 +45,20 @@ impl ReadOnly {
     /// The memory: the guest may be reading it.
     pub(super) fn bytes(&self) -> VolatileSlice<'_> {
         self.region.as_volatile_slice()
+    }
+}
+
+/// On the bus for what does not go by the memory slot: writes, which change nothing, and our own looks at what the guest runs.
+impl BusDevice for ReadOnly {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Ok(offset) = usize::try_from(offset) {
+            // Past the end is all ones, as anywhere on a bus.
+            let _ = self.bytes().read_slice(data, offset);
+        }
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Action {
+        Action::None
     }
 }
 

@@ -5,7 +5,7 @@
 //!   VmSpec -------> built ---------> running ------------------> resetting --+
 //!                                      ^  |                                  |
 //!                                      +--|----------------------------------+
-//!                                         | power-off, crash, stop, device error
+//!                                         | power-off, crash (but a triple fault resets), stop, device error
 //!                                         v
 //!                                      stopped: vCPUs joined, devices reset, memory let go
 //! ```
@@ -17,6 +17,7 @@ mod events;
 mod hierarchy;
 mod processors;
 mod settle;
+mod shutdowns;
 mod start;
 
 use std::io;
@@ -31,12 +32,14 @@ use console::ConsoleInput;
 use events::{Events, Source};
 use hierarchy::Hierarchy;
 use processors::{Made, Making, Order, Processors};
+use shutdowns::Shutdowns;
 use start::Start;
 
 use crate::bus::Bus;
 use crate::legacy::{Cmos, I8042, PowerManagement, SerialPort, ports};
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::{GuestRam, KvmSlots};
+use crate::outcome::{Crash, CrashKind};
 use crate::pci::host_bridge::PowerOn;
 use crate::spec::{Boot, OnDeviceError, OnReset, Resources};
 use crate::vcpu::{self, Buses, Starts};
@@ -124,6 +127,7 @@ struct Running {
     events: Events,
     irqchip: Option<IrqchipState>,
     processors: Processors,
+    shutdowns: Shutdowns,
     made: Option<Made>,
 }
 
@@ -177,6 +181,7 @@ impl Running {
             events,
             irqchip,
             processors: Processors::default(),
+            shutdowns: Shutdowns::default(),
             made: Some(made),
         })
     }
@@ -242,7 +247,7 @@ impl Running {
         while let Some(event) = self.machine.mailbox.take() {
             let end = match event {
                 Event::Action(action) => self.act(action)?,
-                Event::Crash(crash) => Some(Outcome::Crash(crash)),
+                Event::Crash(crash) => self.crash(crash)?,
                 Event::Fault { vcpu } => return Err(Error::Fault { vcpu }),
                 Event::Stop => Some(Outcome::Stopped),
                 Event::PowerButton => {
@@ -268,6 +273,17 @@ impl Running {
             Action::Reset => self.reset(),
             Action::DeviceError { device, what } => self.device_error(device, what),
         }
+    }
+
+    /// A processor that a triple fault shut down is reset by the board (Intel SDM, volume 3, 7.15, interrupt 8), and some
+    /// systems restart that way. Anything else is the end.
+    fn crash(&mut self, crash: Box<Crash>) -> Result<Option<Outcome>, Error> {
+        let restarts = self.machine.spec.on_reset == OnReset::Restart;
+        if crash.kind != CrashKind::TripleFault || !restarts || !self.shutdowns.may_reset(Instant::now()) {
+            return Ok(Some(Outcome::Crash(crash)));
+        }
+        tracing::warn!("{crash}\nThe guest is reset, as a board does after a triple fault");
+        self.reset()
     }
 
     fn device_error(&mut self, device: String, what: String) -> Result<Option<Outcome>, Error> {

@@ -36,6 +36,7 @@ impl Start {
             ram_size: ram.size(),
             address_bits,
             order: hierarchy.boot_order(&firmware.order),
+            once: hierarchy.boot_order(firmware.once.as_slice()).first().copied(),
         };
         let tables = hierarchy.tables(spec.cpus);
         Ok(Self::Firmware(Box::new(Installed::new(vm, ram, buses, firmware, &described, tables)?)))

@@ -5,6 +5,9 @@ use std::fmt::Write;
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::bus::Bus;
+use crate::firmware;
+
 /// The longest x86 instruction in bytes.
 const LONGEST_INSTRUCTION: usize = 15;
 
@@ -47,8 +50,8 @@ pub(super) fn registers(fd: &VcpuFd) -> String {
     text
 }
 
-/// The bytes at the instruction pointer, as far as they lie in RAM.
-pub(super) fn instruction(fd: &VcpuFd, memory: &GuestMemoryMmap<()>) -> Vec<u8> {
+/// The bytes at the instruction pointer, as far as they lie in RAM or in firmware.
+pub(super) fn instruction(fd: &VcpuFd, memory: &GuestMemoryMmap<()>, mmio: &Bus) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(LONGEST_INSTRUCTION);
     let (Ok(regs), Ok(sregs)) = (fd.get_regs(), fd.get_sregs()) else { return bytes };
     let long_mode = sregs.cs.l != 0;
@@ -59,8 +62,53 @@ pub(super) fn instruction(fd: &VcpuFd, memory: &GuestMemoryMmap<()>) -> Vec<u8> 
         if at.valid == 0 {
             break;
         }
-        let Ok(byte) = memory.read_obj::<u8>(GuestAddress(at.physical_address)) else { break };
+        let Some(byte) = byte(at.physical_address, memory, mmio) else { break };
         bytes.push(byte);
     }
     bytes
+}
+
+fn byte(address: u64, memory: &GuestMemoryMmap<()>, mmio: &Bus) -> Option<u8> {
+    if let Ok(byte) = memory.read_obj(GuestAddress(address)) {
+        return Some(byte);
+    }
+    // Of devices only firmware is read: others may take a read for more than a look.
+    (firmware::WINDOW.contains(&address) && mmio.is_assigned(address)).then(|| {
+        let mut byte = [0];
+        mmio.read(address, &mut byte);
+        byte[0]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Action;
+    use crate::bus::BusDevice;
+    use std::sync::Arc;
+
+    struct Says(u8);
+
+    impl BusDevice for Says {
+        fn read(&self, _: u64, data: &mut [u8]) {
+            data.fill(self.0);
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Action {
+            Action::None
+        }
+    }
+
+    #[test]
+    fn code_is_read_in_ram_and_firmware_and_from_no_device() {
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        ram.write_obj(0x0f_u8, GuestAddress(0xfff)).unwrap();
+        let mmio = Bus::new();
+        mmio.insert(0xffff_f000, 0x1000, Arc::new(Says(0x90))).unwrap();
+        mmio.insert(0xe000_0000, 0x1000, Arc::new(Says(1))).unwrap();
+        assert_eq!(byte(0xfff, &ram, &mmio), Some(0x0f));
+        assert_eq!(byte(0xffff_fff0, &ram, &mmio), Some(0x90));
+        assert_eq!(byte(0xffff_e000, &ram, &mmio), None);
+        assert_eq!(byte(0xe000_0000, &ram, &mmio), None);
+    }
 }

@@ -236,7 +236,7 @@ impl Runner<'_> {
             kind,
             vcpu: self.vcpu.index,
             registers: crash::registers(fd),
-            instruction: crash::instruction(fd, self.ram.memory()),
+            instruction: crash::instruction(fd, self.ram.memory(), &self.buses.mmio),
         };
         Turn::Post(Event::Crash(Box::new(crash)))
     }

@@ -17,7 +17,7 @@ fn device() -> FwCfg {
         (Name::File("etc/e820"), (0..40).collect()),
         (Name::File("bootorder"), vec![b'x', 0]),
     ];
-    FwCfg::new(ram, items, Box::new(|| Ok(loadable()))).unwrap()
+    FwCfg::new(ram, items, Some(b"once\nx\0".to_vec()), Box::new(|| Ok(loadable()))).unwrap()
 }
 
 fn select(device: &FwCfg, key: u16) {
@@ -137,5 +137,16 @@ proptest! {
                 device.read(offset, &mut data);
             }
         }
+    }
+}
+
+#[test]
+fn another_order_holds_until_the_first_reset() {
+    let device = device();
+    for order in [b"once\nx\0", b"x\0\0\0\0\0\0", b"x\0\0\0\0\0\0"] {
+        let (key, size) = file(&device, "bootorder");
+        select(&device, key);
+        assert_eq!((by_port(&device, size), size), (order.to_vec(), 7));
+        device.reset();
     }
 }
