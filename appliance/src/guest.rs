@@ -15,6 +15,7 @@ use vmm::disk::{Access, Chain, Format, Rules};
 use vmm::firmware;
 use vmm::spec::{self, Boot, Console, CpuSpec, MemorySpec, Resources, Slot, Starts, VirtioSlot, VmSpec};
 use vmm::virtio::blk::{Block, BlockSpec};
+use vmm::virtio::scsi::CdDrive;
 
 use crate::apply::Applied;
 use crate::config::{self, Firmware, Vm};
@@ -102,15 +103,21 @@ fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> any
         config::DiskFormat::Qcow2 => Format::Qcow2,
     };
     let rules = Rules {
-        access: if disk.read_only { Access::Read } else { Access::Write },
+        access: if disk.is_read_only() { Access::Read } else { Access::Write },
         folders: disk.backing_folders.iter().map(|other| folder.join(other)).collect(),
         direct: disk.direct,
     };
     let image = Chain::open(&path, format, &rules)?.image()?;
+    let place = path.display().to_string();
+    if disk.device == config::DiskDevice::Cdrom {
+        let device = Box::new(CdDrive::new(image, name, place));
+        return Ok(VirtioSlot { name: format!("disk {name}"), device });
+    }
     let device = Block::new(BlockSpec {
         image,
         read_only: disk.read_only,
         serial: name.to_owned(),
+        path: place,
         queues: disk.queues.unwrap_or(queues),
     });
     Ok(VirtioSlot { name: format!("disk {name}"), device: Box::new(device) })

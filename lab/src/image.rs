@@ -75,7 +75,7 @@ const BOX_MODULES: [&str; 22] = [
 ];
 
 /// Drivers of the guests.
-const GUEST_MODULES: [&str; 10] = [
+const GUEST_MODULES: [&str; 13] = [
     "igbvf",
     "igb",
     "e1000e",
@@ -83,6 +83,9 @@ const GUEST_MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_net",
     "virtio_blk",
+    "virtio_scsi",
+    "sr_mod",
+    "isofs",
     "virtio_rng",
     "virtio_balloon",
     "8021q",

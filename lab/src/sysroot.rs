@@ -13,7 +13,7 @@ use crate::cache::{self, Cache};
 use crate::progress;
 
 /// What is unpacked, and why each is needed.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("qemu-system-x86", "is the box: emulates the IOMMU, the SR-IOV NICs and a CPU with virtualization"),
     ("busybox-static", "the box's shell tools"),
     ("dash", "the box's /bin/sh"),
@@ -27,6 +27,10 @@ const PACKAGES: [(&str, &str); 16] = [
     ("dbus-daemon", "carries what nmcli tells it"),
     ("driverctl", "lists driver overrides, to be compared"),
     ("bash", "runs driverctl"),
+    ("qemu-utils", "checks disk images of guests"),
+    ("eject", "ejects a CD, in a guest"),
+    ("fio", "writes to a guest's disk, and verifies what it reads"),
+    ("genisoimage", "makes a CD for a guest"),
     ("ovmf", "UEFI firmware for guests, as the distribution has it"),
     ("zstd", "unpacks the kernel"),
     ("xz-utils", "unpacks kernel modules"),

@@ -138,7 +138,14 @@ fn killed_again_and_again(format: Format) {
 }
 
 fn open(path: &Path, format: Format) -> Box<dyn DiskImage> {
-    Chain::open(path, format, &Rules::new(Access::Read)).unwrap().image().unwrap()
+    // Of a guest that was killed, the kernel ends the writes that are under way first.
+    let deadline = std::time::Instant::now() + machine::PATIENCE;
+    loop {
+        match Chain::open(path, format, &Rules::new(Access::Read)) {
+            Err(vmm::disk::Error::InUse { .. }) if std::time::Instant::now() < deadline => {}
+            chain => return chain.unwrap().image().unwrap(),
+        }
+    }
 }
 
 /// Wasted clusters are no error: 3 is what qemu-img says of them.
@@ -237,7 +244,9 @@ fn a_full_host_makes_the_disk_wait() {
         let mut guest = Guest::new(&format!("test=disk blocks={BLOCKS} count=2000"));
         guest.disks = format!("{{root: {{path: \"{}\", format: {}}}}}", path.display(), format.name());
         let mut running = guest.start();
-        running.wait_for_log("the host has no space left for it; the guest's disk waits until there is");
+        let line = running.wait_for_log("the host has no space left for ");
+        let wanted = format!("{}; the guest's disk waits until there is: free some there", path.display());
+        assert!(line.contains("ERROR") && line.contains(&wanted), "{line}");
         tools::run(at, &format!("mount -o remount,size=200m {}", small.display()));
         running.wait_for_log("there is space on the host again; the guest's disk goes on");
         let ended = running.end();

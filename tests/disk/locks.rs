@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use vmm::disk::{Access, Chain, Format, Rules};
 
+use crate::machine::{self, Guest};
 use crate::tools::{available, fails, run};
 
 #[test]
@@ -24,6 +25,36 @@ fn qemu_sees_our_locks() {
     let _reader = Chain::open(&path, Format::Qcow2, &Rules::new(Access::Read)).unwrap();
     run(at, "qemu-img info a.qcow2");
     assert!(fails(at, "qemu-img resize a.qcow2 9M").1.contains("lock"));
+}
+
+#[test]
+fn two_guests_do_not_have_one_disk() {
+    if !available() || !machine::available() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    run(at, "throughway image create a.raw 8MiB");
+    let path = at.join("a.raw");
+    let guest = |options: &str| {
+        let mut guest = Guest::new("test=obey");
+        guest.disks = format!("{{root: {{path: \"{}\"{options}}}}}", path.display());
+        guest
+    };
+    let mut first = guest("").start();
+    first.wait_for("ready");
+    for options in ["", ", read-only: true", ", device: cdrom"] {
+        let second = guest(options).run();
+        assert_eq!(second.code, Some(1), "{}", second.log);
+        let wanted = format!("Disk `root`: {} is in use by another guest or tool", path.display());
+        assert!(second.log.contains(&wanted) && second.log.lines().count() == 1, "{}", second.log);
+    }
+    first.kill();
+    let (mut first, mut second) = (guest(", read-only: true").start(), guest(", device: cdrom").start());
+    first.wait_for("ready");
+    second.wait_for("ready");
+    first.kill();
+    second.kill();
 }
 
 #[test]

@@ -12,4 +12,5 @@ mod locks;
 #[allow(dead_code, reason = "as above")]
 #[path = "../kvm/machine.rs"]
 mod machine;
+mod requests;
 mod tools;

@@ -180,3 +180,22 @@ fn a_guest_starts_with_a_kernel_or_with_firmware() {
         assert_eq!(boot(bad), [expected], "{bad}");
     }
 }
+
+#[test]
+fn an_image_is_one_guests_unless_it_is_only_read() {
+    let disks = |first: &str, second: &str| {
+        let boot = "boot: {firmware: uefi}";
+        problems(&format!(
+            "version: 1\nvms:\n  a: {{memory: 1GiB, {boot}, disks: {{x: {{path: i.raw{first}}}}}}}\n  b: {{memory: 1GiB, {boot}, \
+             disks: {{y: {{path: i.raw{second}}}}}}}\n"
+        ))
+        .into_iter()
+        .map(|problem| problem.split_once(": ").unwrap().1.to_owned())
+        .collect::<Vec<_>>()
+    };
+    let twice = "i.raw is a disk already, as vms.a.disks.x (give each an image of its own, or say `read-only: true` for both)";
+    assert_eq!(disks("", ""), [twice]);
+    assert_eq!(disks(", read-only: true", ""), [twice]);
+    assert_eq!(disks(", read-only: true", ", device: cdrom"), Vec::<String>::new());
+    assert_eq!(disks(", device: cdrom", ", device: cdrom, queues: 1"), ["A CD drive has one queue"]);
+}

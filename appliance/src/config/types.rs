@@ -423,7 +423,7 @@ pub struct Nic {
     pub attributes: VfAttributes,
 }
 
-/// A disk: an image on the host, as a virtio-blk device.
+/// A disk: an image on the host, as a virtio-blk device, or in the CD drive of a virtio-scsi host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Disk {
@@ -432,7 +432,10 @@ pub struct Disk {
     /// What it is. It is never guessed.
     #[serde(default)]
     pub format: DiskFormat,
-    /// The guest cannot write to it; several guests may have it then.
+    /// What the guest finds it in.
+    #[serde(default)]
+    pub device: DiskDevice,
+    /// The guest cannot write to it; several guests may have it then. A CD is so without being told.
     #[serde(default)]
     pub read_only: bool,
     /// Bypass the host's page cache.
@@ -444,6 +447,24 @@ pub struct Disk {
     /// Queues, each with a thread of its own: 1 to 16. As many as vCPUs where it is not said, and 4 at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
+}
+
+impl Disk {
+    /// Whether the guest can only read it.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only || self.device == DiskDevice::Cdrom
+    }
+}
+
+/// What the guest finds a disk in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskDevice {
+    /// A disk: `/dev/vda`.
+    #[default]
+    Disk,
+    /// A CD drive: `/dev/sr0`, where installers look for their medium.
+    Cdrom,
 }
 
 /// What an image is.

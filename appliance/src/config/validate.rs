@@ -9,7 +9,7 @@ use netconfig::section::NetworkType;
 use netconfig::{LinkSettings, MacAddress, VfAttributes};
 use vfio::PciAddress;
 
-use super::{Config, Diagnostic, Disk, Document, Nic, Pool, Vm, derived_mac};
+use super::{Config, Diagnostic, Disk, DiskDevice, Document, Nic, Pool, Vm, derived_mac};
 
 /// More vCPUs than this no guest has.
 const MOST_CPUS: u32 = 64;
@@ -347,16 +347,19 @@ impl<'a> Check<'a> {
         if disk.queues.is_some_and(|queues| !(1..=16).contains(&queues)) {
             self.report(&[&path[..], &["queues"]].concat(), "A disk has 1 to 16 queues", None);
         }
+        if disk.device == DiskDevice::Cdrom && disk.queues.is_some() {
+            self.report(&[&path[..], &["queues"]].concat(), "A CD drive has one queue", None);
+        }
         let owner = format!("vms.{vm}.disks.{key}");
         match self.images.get(disk.path.as_path()) {
-            Some((first, read_only)) if !(disk.read_only && *read_only) => {
+            Some((first, read_only)) if !(disk.is_read_only() && *read_only) => {
                 let message = format!("{} is a disk already, as {first}", disk.path.display());
                 let help = "give each an image of its own, or say `read-only: true` for both".to_owned();
                 self.report(&[&path[..], &["path"]].concat(), message, Some(help));
             }
             Some(_) => {}
             None => {
-                self.images.insert(&disk.path, (owner, disk.read_only));
+                self.images.insert(&disk.path, (owner, disk.is_read_only()));
             }
         }
     }

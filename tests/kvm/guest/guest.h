@@ -96,6 +96,7 @@ void pin(void);
 
 // disk.c
 void disk(void);
+void requests(void);
 // virtio.c
 void entropy(void);
 

@@ -264,6 +264,8 @@ void user_main(u32 cpu)
         pin();
     } else if (word_is("test", "disk")) {
         disk();
+    } else if (word_is("test", "requests")) {
+        requests();
     } else if (word_is("test", "entropy")) {
         entropy();
     } else if (word_is("test", "device")) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
+use super::direct::{self, DirectImage};
 use super::{Access, DiskImage, Error, Format, LARGEST, Qcow2Header, RawImage, check, header, lock, qcow2};
 
 /// The most files that a disk may be made of.
@@ -118,17 +119,19 @@ impl Chain {
             sound(file, path)?;
         }
         self.bypass_cache()?;
-        let mut layers = self.layers;
-        match layers.as_slice() {
-            // Past the page cache the library aligns what it is given.
-            [Layer { format: Format::Raw, .. }] if !self.direct => {}
-            _ => return Ok(Box::new(qcow2::open(layers, self.access, self.direct)?)),
-        }
-        let Some(Layer { file, path, .. }) = layers.pop() else {
-            return Err(Error::refused(Path::new("-"), "has no files"));
+        let (layers, access, direct) = (self.layers, self.access, self.direct);
+        let [Layer { format: Format::Raw, file, path }] = layers.as_slice() else {
+            return Ok(Box::new(qcow2::open(layers, access, direct)?));
         };
-        let image = RawImage::new(file).map_err(Error::io("Looking at", &path))?;
-        Ok(Box::new(image))
+        let failed = || Error::io("Looking at", path);
+        let raw = RawImage::new(file.try_clone().map_err(failed())?).map_err(failed())?;
+        if !direct {
+            return Ok(Box::new(raw));
+        }
+        // Past the page cache the library aligns what it is given.
+        let by_sectors = direct::takes_sectors(file);
+        let aligning = qcow2::open(layers, access, true)?;
+        Ok(if by_sectors { Box::new(DirectImage::new(raw, aligning)) } else { Box::new(aligning) })
     }
 }
 

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::Error;
 
@@ -18,6 +20,10 @@ const UNSHARED: i64 = 200;
 const CONSISTENT_READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
+
+/// The kernel lets go of an io_uring, and of the files that it writes to, a moment after its process has been killed. The lock
+/// stays until then, and rightly: writes may be under way.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What an image is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,17 +45,31 @@ pub(super) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error
     for byte in used.iter().map(|n| USED + n).chain(unshared.iter().map(|n| UNSHARED + n)) {
         share(file, byte).map_err(failed())?;
     }
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match other(file, used, &unshared).map_err(failed())? {
+            None => return Ok(()),
+            Some(what) if Instant::now() >= until => {
+                return Err(Error::InUse { path: path.to_owned(), what });
+            }
+            Some(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// What somebody else does with it that does not go together with this use.
+fn other(file: &File, used: &[i64], unshared: &[i64]) -> io::Result<Option<&'static str>> {
     for n in used {
-        if is_held(file, UNSHARED + n).map_err(failed())? {
-            return Err(Error::InUse { path: path.to_owned(), what: "does not share it" });
+        if is_held(file, UNSHARED + n)? {
+            return Ok(Some("does not share it"));
         }
     }
     for n in unshared {
-        if is_held(file, USED + n).map_err(failed())? {
-            return Err(Error::InUse { path: path.to_owned(), what: "writes to it" });
+        if is_held(file, USED + n)? {
+            return Ok(Some("writes to it"));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn range(kind: libc::c_int, byte: i64) -> libc::flock {

@@ -9,16 +9,18 @@
 
 mod chain;
 mod check;
+mod direct;
 mod error;
 mod header;
 mod lock;
 mod new;
 mod qcow2;
-mod raw;
+pub(crate) mod raw;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use serde::{Deserialize, Serialize};
 
@@ -81,4 +83,17 @@ pub trait DiskImage: Send + Sync {
     fn extent(&self, offset: u64) -> io::Result<(Extent, u64)>;
     /// Another size in bytes. What is new is zeroes, what is cut off is lost.
     fn resize(&mut self, size: u64) -> io::Result<()>;
+    /// The file that has the disk's bytes as they are, for who reads and writes there without this trait.
+    fn plain(&self) -> Option<Plain<'_>> {
+        None
+    }
+}
+
+/// A file that has a disk's bytes at their own offsets.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'a> {
+    /// The file.
+    pub file: BorrowedFd<'a>,
+    /// Addresses and lengths of buffers are multiples of this, in bytes: 1, or 512 past the page cache.
+    pub alignment: usize,
 }

@@ -144,8 +144,9 @@ impl DiskImage for Qcow2Image {
     fn flush(&self) -> io::Result<()> {
         self.call(|| {
             let inner = self.inner();
+            // Tables that find no space are written when there is.
             inner.flush()?;
-            inner.sync()
+            inner.sync().map_err(super::raw::lost)
         })
     }
 

@@ -2,15 +2,20 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, seek};
 use rustix::io::Errno;
 
-use super::{DiskImage, Extent, chain};
+use super::{DiskImage, Extent, Plain, chain};
 
-static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+/// Aligned, for files that were opened with `O_DIRECT`.
+#[repr(align(4096))]
+struct Zeroes([u8; 64 << 10]);
+
+static ZEROES: Zeroes = Zeroes([0; 64 << 10]);
 
 /// A raw disk. A file that was opened with `O_DIRECT` takes aligned buffers only.
 #[derive(Debug)]
@@ -29,6 +34,17 @@ impl RawImage {
     fn in_bounds(&self, offset: u64, length: u64) -> io::Result<()> {
         let fits = offset.checked_add(length).is_some_and(|end| end <= self.size());
         if fits { Ok(()) } else { Err(Errno::INVAL.into()) }
+    }
+}
+
+/// A file that could not be made durable for want of space has lost what was written: the kernel says so once, and trying
+/// again would pass for success. No error of space, then, which are tried again.
+pub(crate) fn lost(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            io::Error::other(format!("what was written is lost: {error}"))
+        }
+        _ => error,
     }
 }
 
@@ -74,8 +90,8 @@ impl DiskImage for RawImage {
         }
         let (mut at, end) = (offset, offset.saturating_add(length));
         while at < end {
-            let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(ZEROES.len());
-            self.file.write_all_at(ZEROES.get(..count).unwrap_or_default(), at)?;
+            let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(ZEROES.0.len());
+            self.file.write_all_at(ZEROES.0.get(..count).unwrap_or_default(), at)?;
             at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         }
         Ok(())
@@ -95,7 +111,7 @@ impl DiskImage for RawImage {
     }
 
     fn flush(&self) -> io::Result<()> {
-        Ok(fdatasync(&self.file)?)
+        fdatasync(&self.file).map_err(|errno| lost(errno.into()))
     }
 
     fn extent(&self, offset: u64) -> io::Result<(Extent, u64)> {
@@ -116,5 +132,9 @@ impl DiskImage for RawImage {
         self.file.set_len(size)?;
         self.size.store(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn plain(&self) -> Option<Plain<'_>> {
+        Some(Plain { file: self.file.as_fd(), alignment: 1 })
     }
 }

@@ -53,6 +53,8 @@ pub struct BootDevice {
 pub enum BootKind {
     /// A virtio disk.
     VirtioDisk,
+    /// A CD drive: the one unit of a virtio SCSI host.
+    CdDrive,
     /// Anything else that is found by its place: network cards, controllers.
     Other,
 }
@@ -64,6 +66,7 @@ impl BootDevice {
         let unit = if function == 0 { "0".to_owned() } else { format!("0,{function:x}") };
         let device = match kind {
             BootKind::VirtioDisk => format!("scsi@{unit}/disk@0,0"),
+            BootKind::CdDrive => format!("scsi@{unit}/channel@0/disk@0,0"),
             BootKind::Other => format!("ethernet@{unit}/ethernet-phy@0"),
         };
         format!("/pci@i0cf8/pci-bridge@{port:x}/{device}")
@@ -156,12 +159,14 @@ mod tests {
         let order = vec![
             BootDevice { port: 10, function: 0, kind: BootKind::VirtioDisk },
             BootDevice { port: 2, function: 1, kind: BootKind::Other },
+            BootDevice { port: 3, function: 0, kind: BootKind::CdDrive },
         ];
         let items = all(&Described { order, ..machine() });
         let order = items.iter().find(|(name, _)| *name == Name::File("bootorder")).unwrap();
         assert_eq!(
             std::str::from_utf8(&order.1).unwrap(),
-            "/pci@i0cf8/pci-bridge@a/scsi@0/disk@0,0\n/pci@i0cf8/pci-bridge@2/ethernet@0,1/ethernet-phy@0\0"
+            "/pci@i0cf8/pci-bridge@a/scsi@0/disk@0,0\n/pci@i0cf8/pci-bridge@2/ethernet@0,1/ethernet-phy@0\n\
+             /pci@i0cf8/pci-bridge@3/scsi@0/channel@0/disk@0,0\0"
         );
         assert!(all(&machine()).iter().all(|(name, _)| *name != Name::File("bootorder")));
     }

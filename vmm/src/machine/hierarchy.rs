@@ -102,7 +102,11 @@ impl Hierarchy {
         let port = self.add_port()?;
         let place = Place::Behind { port, function: 0 };
         let gsi = layout::intx_gsi(port.device(), 0);
-        let kind = if slot.device.class() == Class::Block { BootKind::VirtioDisk } else { BootKind::Other };
+        let kind = match slot.device.class() {
+            Class::Block => BootKind::VirtioDisk,
+            Class::Scsi => BootKind::CdDrive,
+            _ => BootKind::Other,
+        };
         // "disk root" is `root` in the file.
         let name = slot.name.split_once(' ').map_or(&*slot.name, |(_, name)| name).to_owned();
         self.named.push((name, BootDevice { port: port.device(), function: 0, kind }));

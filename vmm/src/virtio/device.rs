@@ -31,6 +31,8 @@ pub enum Class {
     Console,
     /// A source of entropy.
     Entropy,
+    /// A SCSI host.
+    Scsi,
     /// A socket to the host.
     Socket,
 }
@@ -43,6 +45,7 @@ impl Class {
             Self::Block => 2,
             Self::Console => 3,
             Self::Entropy => 4,
+            Self::Scsi => 8,
             Self::Socket => 19,
         }
     }
@@ -51,7 +54,7 @@ impl Class {
     pub(super) fn pci_class(self) -> u32 {
         match self {
             Self::Net => 0x02_0000,
-            Self::Block => 0x01_0000,
+            Self::Block | Self::Scsi => 0x01_0000,
             Self::Console => 0x07_8000,
             Self::Entropy => 0x00_ff00,
             Self::Socket => 0x02_8000,

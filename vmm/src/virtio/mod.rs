@@ -16,6 +16,7 @@ pub mod net;
 mod pci;
 mod ring;
 pub mod rng;
+pub mod scsi;
 #[cfg(test)]
 mod testing;
 mod worker;

@@ -140,6 +140,16 @@ impl Chain {
         done
     }
 
+    /// What the device may read from `offset` on.
+    pub fn readable_from(&self, offset: u64) -> impl Iterator<Item = Buffer> {
+        parts(self.readable(), offset)
+    }
+
+    /// What the device may write from `offset` on.
+    pub fn writable_from(&self, offset: u64) -> impl Iterator<Item = Buffer> {
+        parts(self.writable(), offset)
+    }
+
     /// For a device that finds the request malformed.
     pub fn malformed(&self, what: &'static str) -> Broken {
         Broken::Request { queue: self.queue, head: self.head, what }

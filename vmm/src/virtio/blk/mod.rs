@@ -1,17 +1,18 @@
 //! The block device (virtio 1.2, 5.2): a disk image on the host.
 //!
-//! Each queue has a thread of its own. What the driver was told is written is in the host's hands; what it was told is
+//! Each queue has a thread of its own, with an io_uring where the disk is one raw file and the host has it. What the driver was told is written is in the host's hands; what it was told is
 //! flushed is durable. Without VIRTIO_BLK_F_FLUSH every write is.
 //!
 //! A host without space is no error of the guest's: the request is held, and tried again until there is space.
 
+mod flight;
 mod request;
 mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::{ActivateError, Activation, Class, VirtioDevice, Worker, feature};
 use crate::disk::DiskImage;
@@ -50,6 +51,8 @@ pub struct BlockSpec {
     pub read_only: bool,
     /// What the guest finds as its serial number; at most 20 bytes count.
     pub serial: String,
+    /// Where it is on the host, for messages.
+    pub path: String,
     /// Queues, each with a thread: 1 to 16.
     pub queues: u16,
 }
@@ -65,6 +68,9 @@ pub(super) struct Disk {
     pub(super) image: Box<dyn DiskImage>,
     pub(super) read_only: bool,
     pub(super) serial: [u8; ID_LENGTH],
+    pub(super) path: String,
+    /// How it is served, since a driver was there.
+    pub(super) how: OnceLock<String>,
     /// The host could not make something durable: nothing later may be called durable any more.
     pub(super) lost: AtomicBool,
     /// Threads that wait for space on the host.
@@ -84,6 +90,8 @@ impl Block {
             image: spec.image,
             read_only: spec.read_only,
             serial,
+            path: spec.path,
+            how: OnceLock::new(),
             lost: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
             served: AtomicU64::new(0),
@@ -178,6 +186,7 @@ impl VirtioDevice for Block {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let waits = if count(&self.disk.waiting) > 0 { ", waits for space on the host" } else { "" };
         let (served, failed) = (count(&self.disk.served), count(&self.disk.failed));
-        Some(format!("{served} requests served, {failed} of them failed{waits}"))
+        let how = self.disk.how.get().map(String::as_str).unwrap_or("no driver yet");
+        Some(format!("{how}; {served} requests served, {failed} of them failed{waits}"))
     }
 }

@@ -69,7 +69,10 @@ fn block(flush_fails: bool, read_only: bool) -> (Block, Arc<Fake>) {
         flush_fails,
     });
     let image = Box::new(Arc::clone(&fake));
-    (Block::new(BlockSpec { image, read_only, serial: "root".into(), queues: 2 }), fake)
+    (
+        Block::new(BlockSpec { image, read_only, serial: "root".into(), path: "root.raw".into(), queues: 2 }),
+        fake,
+    )
 }
 
 fn memory() -> Memory {
