@@ -1,12 +1,14 @@
 //! `throughway check` and `throughway schema`.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
 
 use clap::Args;
 use schemars::schema_for;
 
 use super::Exit;
-use crate::config::{self, Config, Diagnostic, Document};
+use crate::config::{self, Config, Diagnostic, Document, Firmware, Severity, Vm};
+use crate::guest;
 use crate::plan::Refusal;
 
 #[derive(Args)]
@@ -28,8 +30,12 @@ pub(super) fn load(name: &str) -> Result<(Document, Config), Vec<Diagnostic>> {
 }
 
 pub(super) fn main(arguments: &Arguments) -> Exit {
+    let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new(""));
     let result = load(&arguments.file);
-    let problems = result.as_ref().err().cloned().unwrap_or_default();
+    let problems = match &result {
+        Ok((document, config)) => firmware(document, config, folder),
+        Err(problems) => problems.clone(),
+    };
     if arguments.json {
         print(&serde_json::to_string_pretty(&problems).unwrap_or_default());
     } else {
@@ -37,6 +43,7 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
     }
     match result {
         Err(_) => Exit::BadInput,
+        Ok(_) if problems.iter().any(|problem| problem.severity == Severity::Error) => Exit::BadInput,
         Ok((_, config)) => {
             if arguments.canonical {
                 print(serde_yaml::to_string(&config).unwrap_or_default().trim_end());
@@ -44,6 +51,24 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
             Exit::Success
         }
     }
+}
+
+/// Firmware that is not there, or is none. The distribution's own may be missing where a file is only looked at, so that is
+/// a warning.
+fn firmware(document: &Document, config: &Config, folder: &Path) -> Vec<Diagnostic> {
+    let wrong = |(name, vm): (&String, &Vm)| {
+        let firmware = vm.boot.firmware.as_ref()?;
+        let error = guest::open_firmware(firmware, folder).err()?;
+        let path = ["vms", name, "boot", "firmware"].map(str::to_owned);
+        let mut problem = document.at_path(&path, format!("{error:#}"), None);
+        let missing =
+            error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if missing && matches!(firmware, Firmware::Known(_)) {
+            problem.severity = Severity::Warning;
+        }
+        Some(problem)
+    };
+    config.vms.iter().filter_map(wrong).collect()
 }
 
 /// All problems on standard error, with a count where there are several.
