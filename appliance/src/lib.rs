@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod doctor;
 pub mod drift;
 pub mod explain;

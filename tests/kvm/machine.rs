@@ -83,6 +83,7 @@ impl Guest {
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_throughway"));
         command.arg("run").arg(file).args(["--vm", "guest"]).args(*arguments).env_remove("RUST_LOG");
+        command.arg("--run-dir").arg(folder.path().join("run"));
         (command, folder)
     }
 
@@ -148,7 +149,7 @@ pub(crate) struct Running {
     log: Heard,
     console_read: usize,
     log_read: usize,
-    _folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Running {
@@ -156,7 +157,25 @@ impl Running {
     pub(crate) fn new(mut child: Child, console: Heard, folder: TempDir) -> Self {
         let log = Heard::listen(child.stderr.take().unwrap());
         let input = child.stdin.take();
-        Self { child, input, console, log, console_read: 0, log_read: 0, _folder: folder }
+        Self { child, input, console, log, console_read: 0, log_read: 0, folder: Arc::new(folder) }
+    }
+
+    /// The folder with its file; sockets of its are in `run`.
+    #[allow(dead_code, reason = "the suite kvm controls its guests")]
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Keeps the folder beyond the guest's end.
+    #[allow(dead_code, reason = "the suite kvm controls its guests")]
+    pub(crate) fn keep_folder(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
+    }
+
+    /// Whether the guest has said `text`, after what was waited for before.
+    #[allow(dead_code, reason = "the suite kvm controls its guests")]
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.console.text().get(self.console_read..).is_some_and(|said| said.contains(text))
     }
 
     /// Waits until the guest says `text`, after what was waited for before.

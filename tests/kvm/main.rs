@@ -5,6 +5,7 @@
 
 mod chipset;
 mod console;
+mod control;
 mod crashes;
 mod ends;
 mod faults;

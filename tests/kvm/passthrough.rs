@@ -48,7 +48,7 @@ impl InProcess {
         let slot = |fake: &Arc<Fake>| Slot { name: "card".into(), functions: vec![Arc::clone(fake) as _] };
         let resources = Resources {
             boot: Boot::Kernel { kernel: File::open(image::elf()).unwrap(), initrd: None },
-            console: Console { input: Some(typed.into()), output: writer.into() },
+            console: Console { input: Some(typed.into()), output: Some(writer.into()), log: None },
             slots: slots.iter().map(|fake| slot(fake)).collect(),
             virtio,
         };

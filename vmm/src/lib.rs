@@ -6,12 +6,14 @@
 //! Rooms: `vm` (the KVM handle: memory slots and interrupt routes), `memory` (guest RAM), `layout` (the address map),
 //! `vcpu`, `cpuid`, `boot` (direct boot), `firmware` (boot by UEFI: flash, fw_cfg), `acpi`, `legacy` (the chipset's small
 //! devices), `pci` (config space, root ports, BAR planner), `passthrough` (one host function in a guest slot), `disk`
-//! (images on the host), `virtio` (devices of our own), `machine` (puts it all together).
+//! (images on the host), `virtio` (devices of our own), `control` (the socket by which a machine is controlled), `machine`
+//! (puts it all together).
 
 pub mod acpi;
 pub mod action;
 pub mod boot;
 pub mod bus;
+pub mod control;
 pub mod cpuid;
 pub mod disk;
 pub mod firmware;

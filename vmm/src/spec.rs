@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -132,8 +133,10 @@ pub struct Firmware {
 pub struct Console {
     /// What the guest reads; `None` for nothing ever.
     pub input: Option<OwnedFd>,
-    /// Where the guest writes.
-    pub output: OwnedFd,
+    /// Where the guest writes; `None` for nowhere.
+    pub output: Option<OwnedFd>,
+    /// What else gets all that the guest writes. It is not waited for longer than its writes take.
+    pub log: Option<Box<dyn Write + Send>>,
 }
 
 /// What sits behind one root port: one function, or the sibling functions of one device.

@@ -18,6 +18,8 @@ use vfio::Sysfs;
 use vfio::in_use::{Usage, Use};
 use vfio::inventory::{Function, Inventory, Modules, Names, serials};
 
+pub(super) use table::arranged;
+
 use super::Exit;
 use super::check::print;
 

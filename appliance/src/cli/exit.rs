@@ -53,6 +53,31 @@ impl Exit {
         }
     }
 
+    /// What the process of a guest ended with; none where a signal ended it.
+    pub(super) fn from_guest(code: Option<i32>) -> Option<Self> {
+        Some(match code? {
+            0 => Self::Success,
+            1 => Self::BadInput,
+            4 => Self::GuestReset,
+            5 => Self::GuestCrash,
+            6 => Self::DeviceError,
+            7 => Self::Stopped,
+            _ => Self::Fault,
+        })
+    }
+
+    /// How the guest has ended, in words.
+    pub(super) fn of_guest(self) -> &'static str {
+        match self {
+            Self::Success => "it powered off",
+            Self::GuestReset => "it reset, and its file says `on-reset: exit`",
+            Self::GuestCrash => "it crashed its processor",
+            Self::DeviceError => "a device failed, and its file says `on-device-error: stop`",
+            Self::Stopped => "it was stopped from outside",
+            Self::BadInput | Self::Pending | Self::Fault => "it could not be started",
+        }
+    }
+
     /// After a guest, with what a person should know of its end.
     pub(super) fn after(vm: &str, outcome: &Outcome) -> Self {
         match outcome {

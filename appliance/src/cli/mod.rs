@@ -10,6 +10,7 @@ mod failure;
 mod image;
 mod run;
 mod terminal;
+mod vm;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -23,11 +24,14 @@ use vmm::Begun;
 
 pub use exit::Exit;
 
+use crate::control::RunDir;
+
 const EXAMPLES: &str = "\
 Examples:
   throughway devices                      what PCI functions this host has, and who holds them
   throughway check box.yaml               everything that is wrong with a file, each with its place
   throughway run box.yaml --vm firewall   start a guest here; Ctrl-A x leaves
+  throughway vm start firewall            start it in the background; `vm console firewall` shows its console
 
 Exit codes:
   0  it worked; for `run`: the guest powered off
@@ -71,6 +75,8 @@ enum Command {
     Image(image::Arguments),
     /// Run one guest of a file here, its console on this terminal.
     Run(run::Arguments),
+    /// Start guests in the background, and control those that run: pause, reset, stop, console, statistics.
+    Vm(vm::Arguments),
     /// Say what has to be done so that the host is as a file says. Ends with 2 when there is something.
     Plan(change::PlanArguments),
     /// Make the host as a file says: all of it, or nothing.
@@ -99,6 +105,21 @@ struct StateDir {
     state_dir: PathBuf,
 }
 
+/// Where running guests are found.
+#[derive(Args, Clone, Debug)]
+struct RunDirOption {
+    /// Folder with the control sockets of running guests; usually /run/throughway, and $XDG_RUNTIME_DIR/throughway for users
+    /// but root.
+    #[arg(long, value_name = "FOLDER")]
+    run_dir: Option<PathBuf>,
+}
+
+impl RunDirOption {
+    fn folder(&self) -> RunDir {
+        RunDir::at(&self.run_dir.clone().unwrap_or_else(RunDir::usual))
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let begun = begin_early();
@@ -111,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::main(&arguments),
         Command::Image(arguments) => image::main(&arguments),
         Command::Run(arguments) => run::main(&arguments, begun.unwrap_or_else(Begun::begin)),
+        Command::Vm(arguments) => vm::main(&arguments, cli.verbose),
         Command::Plan(arguments) => change::plan(&arguments),
         Command::Apply(arguments) => change::apply(&arguments),
         Command::Confirm(arguments) => change::confirm(&arguments),

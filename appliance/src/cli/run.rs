@@ -1,19 +1,21 @@
 //! `throughway run` and `throughway recover`: a guest from the file to its end, and the host as it was after it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use vmm::spec::Console;
 use vmm::{Begun, Machine, Outcome};
 
-use super::StateDir;
 use super::change::nobody_waits;
 use super::check;
 use super::exit::{Exit, complain};
 use super::failure::{Failure, ended};
-use super::terminal::Terminal;
+use super::terminal::{Terminal, heed_signals};
+use super::{RunDirOption, StateDir};
 use crate::apply::{self, Applied, History, Host, Ledger};
 use crate::config::{Config, Document, Vm};
+use crate::control::{Place, RotatingLog, Served};
 use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
@@ -29,9 +31,21 @@ pub(super) struct Arguments {
     /// Have firmware start from this device of the guest, such as an installer's disk, until the guest first resets.
     #[arg(long, value_name = "DEVICE")]
     boot_once: Option<String>,
+    /// Write what the guest says on its console to this file as well: 4 files of 4 MiB, this one and before it FILE.1 to
+    /// FILE.3.
+    #[arg(long, value_name = "FILE")]
+    console_log: Option<PathBuf>,
+    /// Without a terminal, in a session of its own.
+    #[arg(long, hide = true)]
+    detached: bool,
     #[command(flatten)]
     state: StateDir,
+    #[command(flatten)]
+    running: RunDirOption,
 }
+
+/// Of a console's log: bytes a file, and files.
+const LOG_SIZE: (u64, u32) = (4 << 20, 4);
 
 /// Runs a guest of the file on the VM that was `begun`. A host without KVM is told of only when nothing else is wrong.
 pub(super) fn main(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Exit {
@@ -40,8 +54,23 @@ pub(super) fn main(arguments: &Arguments, begun: Result<Begun, vmm::machine::Err
 
 fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Result<Outcome, Failure> {
     let (document, config) = check::load(&arguments.file).map_err(Failure::Input)?;
+    if arguments.detached {
+        // A process that leads its group cannot; then it has a session already.
+        let _ = rustix::process::setsid();
+    }
     let name = arguments.vm.as_str();
-    let vm = config.vms.get(name).ok_or_else(|| Failure::Refused(no_such_guest(&config, arguments)))?;
+    let vm = config
+        .vms
+        .get(name)
+        .ok_or_else(|| Failure::Refused(no_such_guest(&config, &arguments.file, name)))?;
+    let place = arguments.running.folder().guest(name);
+    if let Some(pid) = place.holder() {
+        let error = anyhow::anyhow!("Guest `{name}` runs already, as process {pid}");
+        return Err(Failure::Refused(error));
+    }
+    // Held until all is given back.
+    let served = Served::default();
+    let outside = Outside { arguments, place, served: &served };
     let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
     let mut files =
         BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(Failure::Refused)?;
@@ -53,7 +82,7 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     processors_are_there(name, vm).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
-        return start(begun, name, vm, files, &Applied::default());
+        return start(begun, name, vm, files, &Applied::default(), outside);
     }
     let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
     let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
@@ -64,7 +93,7 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
-    let outcome = start(begun, name, vm, files, &applied);
+    let outcome = start(begun, name, vm, files, &applied, outside);
     let restored = give_back(name, &host, &ledger);
     match (outcome, restored) {
         (Ok(outcome), Ok(())) => Ok(outcome),
@@ -117,12 +146,12 @@ fn start(
     vm: &Vm,
     files: BootFiles,
     applied: &Applied,
+    outside: Outside<'_>,
 ) -> Result<Outcome, Failure> {
     let affinity = host::affinity(Path::new("/sys"), &vm.cpus);
     let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm, affinity), begun));
     let mut machine = machine.map_err(|error| Failure::Fault(error.into()))?;
-    let terminal = Terminal::open(&mut machine).context("Setting the console up").map_err(Failure::Fault)?;
-    let console = terminal.console().context("Setting the console up").map_err(Failure::Fault)?;
+    let (terminal, console) = outside.attach(&mut machine).map_err(Failure::Fault)?;
     let kvm = || Ok(machine.vfio_device()?);
     let resources = guest::resources(vm, files, console, applied, kvm).map_err(Failure::Fault)?;
     let outcome = machine.run(resources);
@@ -141,6 +170,37 @@ fn start(
             (error, ..) => Failure::Fault(error.into()),
         }
     })
+}
+
+/// By what a guest is heard, seen and controlled.
+struct Outside<'a> {
+    arguments: &'a Arguments,
+    place: Place,
+    served: &'a Served,
+}
+
+impl Outside<'_> {
+    fn attach(self, machine: &mut Machine) -> anyhow::Result<(Option<Terminal>, Console)> {
+        let served = self.served.clone();
+        machine.control(move || self.place.listen(&served));
+        let setting_up = "Setting the console up";
+        heed_signals(machine).context(setting_up)?;
+        let log = match &self.arguments.console_log {
+            None => None,
+            Some(path) => {
+                let (size, files) = LOG_SIZE;
+                let log = RotatingLog::open(path, size, files);
+                let log = log.with_context(|| format!("Opening the console's log {}", path.display()))?;
+                Some(Box::new(log) as Box<dyn std::io::Write + Send>)
+            }
+        };
+        if self.arguments.detached {
+            return Ok((None, Console { input: None, output: None, log }));
+        }
+        let terminal = Terminal::open(machine).context(setting_up)?;
+        let console = Console { log, ..terminal.console().context(setting_up)? };
+        Ok((Some(terminal), console))
+    }
 }
 
 fn give_back(name: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<()> {
@@ -237,9 +297,9 @@ fn enough_huge_pages(vm: &Vm) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn no_such_guest(config: &Config, arguments: &Arguments) -> anyhow::Error {
+pub(super) fn no_such_guest(config: &Config, file: &str, vm: &str) -> anyhow::Error {
     let names: Vec<&str> = config.vms.keys().map(String::as_str).collect();
     let known =
         if names.is_empty() { "it defines none".to_owned() } else { format!("it has {}", names.join(", ")) };
-    anyhow::anyhow!("{} has no guest `{}`; {known}", arguments.file, arguments.vm)
+    anyhow::anyhow!("{file} has no guest `{vm}`; {known}")
 }

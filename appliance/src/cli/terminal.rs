@@ -18,55 +18,68 @@ use vmm::spec::Console;
 const ESCAPE: u8 = 0x01;
 const HELP: &[u8] = b"\r\nCtrl-A x  stop the guest and leave\r\nCtrl-A p  press its power button\r\nCtrl-A a  send Ctrl-A\r\nCtrl-A h  this help\r\n";
 
-/// Standard input and output, as they are to be left again.
-pub(super) struct Terminal {
-    before: Option<Termios>,
-    input: OwnedFd,
-}
+/// Standard input as a raw terminal, until this is dropped.
+pub(super) struct Raw(Termios);
 
-impl Terminal {
-    /// Makes a terminal raw, and has the machine wait for what is typed there. Anything else (a pipe, a file) is passed on
-    /// untouched. Signals are waited for in either case.
-    pub(super) fn open(machine: &mut Machine) -> io::Result<Self> {
-        for (signals, act) in [
-            // So that the guest's devices go back.
-            (&[SIGTERM, SIGINT, SIGHUP][..], Handle::stop as fn(&Handle)),
-            (&[SIGUSR1][..], Handle::log_stats),
-        ] {
-            machine.watch(Box::new(Signals { came: catch(signals)?, handle: machine.handle(), act }));
-        }
+impl Raw {
+    /// None where standard input is no terminal.
+    pub(super) fn new() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
-        let input = stdin.as_fd().try_clone_to_owned()?;
         if !stdin.is_terminal() {
-            return Ok(Self { before: None, input });
+            return Ok(None);
         }
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
+        Ok(Some(Self(before)))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(io::stdin(), OptionalActions::Now, &self.0) {
+            tracing::warn!("Putting the terminal back: {error}; `reset` does it");
+        }
+    }
+}
+
+/// Standard input and output, as they are to be left again.
+pub(super) struct Terminal {
+    _raw: Option<Raw>,
+    input: OwnedFd,
+}
+
+/// Signals are waited for by the machine: those that end a process stop it, so that the guest's devices go back.
+pub(super) fn heed_signals(machine: &mut Machine) -> io::Result<()> {
+    for (signals, act) in
+        [(&[SIGTERM, SIGINT, SIGHUP][..], Handle::stop as fn(&Handle)), (&[SIGUSR1][..], Handle::log_stats)]
+    {
+        machine.watch(Box::new(Signals { came: catch(signals)?, handle: machine.handle(), act }));
+    }
+    Ok(())
+}
+
+impl Terminal {
+    /// Makes a terminal raw, and has the machine wait for what is typed there. Anything else (a pipe, a file) is passed on
+    /// untouched.
+    pub(super) fn open(machine: &mut Machine) -> io::Result<Self> {
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        let Some(raw) = Raw::new()? else { return Ok(Self { _raw: None, input }) };
         // What a guest that reads nothing leaves in the pipe must not keep us from seeing Ctrl-A.
         let (to_us, to_guest) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let handle = machine.handle();
         machine.watch(Box::new(Relay { typed: input, to_guest: to_guest.into(), escaped: false, handle }));
-        Ok(Self { before: Some(before), input: to_us })
+        Ok(Self { _raw: Some(raw), input: to_us })
     }
 
     /// The ends that the guest gets.
     pub(super) fn console(&self) -> io::Result<Console> {
         Ok(Console {
             input: Some(self.input.try_clone()?),
-            output: io::stdout().as_fd().try_clone_to_owned()?,
+            output: Some(io::stdout().as_fd().try_clone_to_owned()?),
+            log: None,
         })
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before
-            && let Err(error) = tcsetattr(io::stdin(), OptionalActions::Now, before)
-        {
-            tracing::warn!("Putting the terminal back: {error}; `reset` does it");
-        }
     }
 }
 

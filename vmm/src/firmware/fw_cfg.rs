@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Error;
-use super::items::BOOT_ORDER;
 use crate::bus::BusDevice;
 use crate::memory::GuestRam;
 use crate::{Action, acpi};
+
+/// The file with what to boot from.
+pub(super) const BOOT_ORDER: &str = "bootorder";
 
 /// The first port.
 pub(super) const PORT: u64 = 0x510;
@@ -61,8 +63,6 @@ pub(super) enum Name {
 
 enum Content {
     Fixed(Vec<u8>),
-    /// Until the first reset, and afterwards.
-    Order(Vec<u8>, Vec<u8>),
     Script,
     Rsdp,
     AcpiTables,
@@ -74,19 +74,23 @@ struct State {
     dma_high: u32,
     /// As they were made when the script was selected last.
     tables: Option<acpi::Loadable>,
-    /// The guest has been reset.
-    again: bool,
+    items: BTreeMap<u16, Content>,
 }
 
-const POWER_ON: State = State { selected: SIGNATURE, at: 0, dma_high: 0, tables: None, again: false };
+impl State {
+    fn at_power_on(items: BTreeMap<u16, Content>) -> Self {
+        Self { selected: SIGNATURE, at: 0, dma_high: 0, tables: None, items }
+    }
+}
 
 /// The device.
 pub struct FwCfg {
     ram: Arc<GuestRam>,
-    items: BTreeMap<u16, Content>,
+    fixed: Vec<(Name, Vec<u8>)>,
     tables: Tables,
-    /// The size of the ACPI tables, as the directory says it before they are made: they are filled up to it.
-    tables_size: usize,
+    /// The sizes of script, root pointer and tables, as the directory says them before they are made: tables are filled up to
+    /// it.
+    sizes: [usize; 3],
     state: Mutex<State>,
 }
 
@@ -98,43 +102,19 @@ impl FwCfg {
     pub(super) fn new(
         ram: Arc<GuestRam>,
         items: Vec<(Name, Vec<u8>)>,
-        mut first_order: Option<Vec<u8>>,
+        first_order: Option<Vec<u8>>,
         tables: Tables,
     ) -> Result<Self, Error> {
         let first = tables()?;
         let tables_size = first.tables.len().saturating_add(TABLES_ROOM).next_multiple_of(4096);
-        let mut files: Vec<(&'static str, Content, usize)> = vec![
-            (acpi::LOADER_FILE, Content::Script, first.script.len()),
-            (acpi::RSDP_FILE, Content::Rsdp, first.rsdp.len()),
-            (acpi::TABLES_FILE, Content::AcpiTables, tables_size),
-        ];
-        let mut all = BTreeMap::new();
-        all.insert(SIGNATURE, Content::Fixed(b"QEMU".to_vec()));
-        all.insert(ID, Content::Fixed(FEATURES.to_le_bytes().to_vec()));
-        for (name, bytes) in items {
-            match name {
-                Name::Key(key) => drop(all.insert(key, Content::Fixed(bytes))),
-                Name::File(BOOT_ORDER) => {
-                    let (first, then) = of_one_size(first_order.take(), bytes);
-                    let size = then.len();
-                    files.push((BOOT_ORDER, Content::Order(first, then), size));
-                }
-                Name::File(name) => files.push((name, Content::Fixed(bytes.clone()), bytes.len())),
-            }
-        }
-        files.sort_unstable_by_key(|(name, ..)| *name);
-        let mut directory = u32::try_from(files.len()).unwrap_or(0).to_be_bytes().to_vec();
-        for ((name, content, size), key) in files.into_iter().zip(FIRST_FILE..) {
-            directory.extend(entry(name, key, size));
-            all.insert(key, content);
-        }
-        all.insert(DIRECTORY, Content::Fixed(directory));
-        Ok(Self { ram, items: all, tables, tables_size, state: Mutex::new(POWER_ON) })
+        let sizes = [first.script.len(), first.rsdp.len(), tables_size];
+        let state = Mutex::new(State::at_power_on(arrange(&items, sizes, first_order)));
+        Ok(Self { ram, fixed: items, tables, sizes, state })
     }
 
-    /// Back to power-on.
-    pub fn reset(&self) {
-        *self.lock() = State { again: true, ..POWER_ON };
+    /// Back to power-on. `order` is what the file [`BOOT_ORDER`] holds this time instead of what it always holds.
+    pub fn reset(&self, order: Option<Vec<u8>>) {
+        *self.lock() = State::at_power_on(arrange(&self.fixed, self.sizes, order));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -143,7 +123,7 @@ impl FwCfg {
 
     fn select(&self, state: &mut State, key: u16) {
         (state.selected, state.at) = (key, 0);
-        let made = match self.items.get(&key) {
+        let made = match state.items.get(&key) {
             Some(Content::Script) => true,
             Some(Content::Rsdp | Content::AcpiTables) => state.tables.is_none(),
             _ => false,
@@ -151,7 +131,8 @@ impl FwCfg {
         if made {
             match (self.tables)() {
                 Ok(mut tables) => {
-                    tables.tables.resize(self.tables_size, 0);
+                    let [_, _, size] = self.sizes;
+                    tables.tables.resize(size, 0);
                     state.tables = Some(tables);
                 }
                 Err(error) => tracing::error!("ACPI tables for the firmware: {error}"),
@@ -160,17 +141,10 @@ impl FwCfg {
     }
 
     /// What is left of the selected item. Behind its end there are zeroes for ever.
-    fn left<'s>(&'s self, state: &'s State) -> &'s [u8] {
+    fn left(state: &State) -> &[u8] {
         let tables = state.tables.as_ref();
-        let bytes: &[u8] = match self.items.get(&state.selected) {
+        let bytes: &[u8] = match state.items.get(&state.selected) {
             Some(Content::Fixed(bytes)) => bytes,
-            Some(Content::Order(first, then)) => {
-                if state.again {
-                    then
-                } else {
-                    first
-                }
-            }
             Some(Content::Script) => tables.map_or(&[], |tables| &tables.script),
             Some(Content::Rsdp) => tables.map_or(&[], |tables| &tables.rsdp),
             Some(Content::AcpiTables) => tables.map_or(&[], |tables| &tables.tables),
@@ -180,9 +154,9 @@ impl FwCfg {
     }
 
     /// The next bytes.
-    fn take(&self, state: &mut State, data: &mut [u8]) {
+    fn take(state: &mut State, data: &mut [u8]) {
         data.fill(0);
-        data.iter_mut().zip(self.left(state)).for_each(|(slot, byte)| *slot = *byte);
+        data.iter_mut().zip(Self::left(state)).for_each(|(slot, byte)| *slot = *byte);
         state.at = state.at.saturating_add(data.len());
     }
 
@@ -211,7 +185,7 @@ impl FwCfg {
         let length = usize::try_from(Some(length).filter(|length| *length <= LONGEST)?).ok()?;
         if control & READ != 0 {
             let mut data = vec![0; length];
-            self.take(state, &mut data);
+            Self::take(state, &mut data);
             return self.ram.memory().write_slice(&data, GuestAddress(target)).ok();
         }
         if control & SKIP != 0 {
@@ -226,7 +200,7 @@ impl FwCfg {
 impl BusDevice for FwCfg {
     fn read(&self, offset: u64, data: &mut [u8]) {
         match offset {
-            DATA => self.take(&mut self.lock(), data),
+            DATA => Self::take(&mut self.lock(), data),
             DMA_HIGH.. => {
                 let signature = DMA_SIGNATURE.iter().skip(usize::try_from(offset - DMA_HIGH).unwrap_or(8));
                 data.iter_mut().zip(signature).for_each(|(slot, byte)| *slot = *byte);
@@ -250,13 +224,36 @@ impl BusDevice for FwCfg {
     }
 }
 
-/// Both orders, as the directory has one size for them. Each ends with a NUL, and more of them change nothing.
-fn of_one_size(first: Option<Vec<u8>>, mut then: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
-    let mut first = first.unwrap_or_else(|| then.clone());
-    let size = first.len().max(then.len());
-    first.resize(size, 0);
-    then.resize(size, 0);
-    (first, then)
+/// All items by their keys. `order` takes the place of the boot order that is always there.
+fn arrange(fixed: &[(Name, Vec<u8>)], sizes: [usize; 3], order: Option<Vec<u8>>) -> BTreeMap<u16, Content> {
+    let [script, rsdp, tables] = sizes;
+    let mut files: Vec<(&'static str, Content, usize)> = vec![
+        (acpi::LOADER_FILE, Content::Script, script),
+        (acpi::RSDP_FILE, Content::Rsdp, rsdp),
+        (acpi::TABLES_FILE, Content::AcpiTables, tables),
+    ];
+    let mut all = BTreeMap::new();
+    all.insert(SIGNATURE, Content::Fixed(b"QEMU".to_vec()));
+    all.insert(ID, Content::Fixed(FEATURES.to_le_bytes().to_vec()));
+    for (name, bytes) in fixed {
+        match name {
+            Name::Key(key) => drop(all.insert(*key, Content::Fixed(bytes.clone()))),
+            Name::File(BOOT_ORDER) if order.is_some() => {}
+            Name::File(name) => files.push((name, Content::Fixed(bytes.clone()), bytes.len())),
+        }
+    }
+    if let Some(order) = order {
+        let size = order.len();
+        files.push((BOOT_ORDER, Content::Fixed(order), size));
+    }
+    files.sort_unstable_by_key(|(name, ..)| *name);
+    let mut directory = u32::try_from(files.len()).unwrap_or(0).to_be_bytes().to_vec();
+    for ((name, content, size), key) in files.into_iter().zip(FIRST_FILE..) {
+        directory.extend(entry(name, key, size));
+        all.insert(key, content);
+    }
+    all.insert(DIRECTORY, Content::Fixed(directory));
+    all
 }
 
 /// A file in the directory: size, key, two unused bytes, name.

@@ -1,6 +1,6 @@
 //! What the firmware is told: processors, memory, where to boot from, who the machine is.
 
-use super::fw_cfg::Name;
+use super::fw_cfg::{BOOT_ORDER, Name};
 use super::smbios;
 use crate::layout;
 
@@ -33,9 +33,6 @@ pub struct Described {
     /// What goes before those until the guest is first reset.
     pub once: Option<BootDevice>,
 }
-
-/// The file with the order.
-pub(super) const BOOT_ORDER: &str = "bootorder";
 
 /// A device to boot from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,19 +84,24 @@ pub(super) fn all(machine: &Described) -> Vec<(Name, Vec<u8>)> {
         (Name::File("etc/smbios/smbios-tables"), smbios.tables),
     ];
     if !machine.order.is_empty() {
-        items.push((Name::File(BOOT_ORDER), paths(&machine.order)));
+        items.push((Name::File(BOOT_ORDER), boot_order(&machine.order)));
     }
     items
 }
 
 /// The boot order of the first start, where it is another one.
 pub(super) fn first_order(machine: &Described) -> Option<Vec<u8>> {
-    let once = machine.once?;
-    let rest = machine.order.iter().copied().filter(|device| *device != once);
-    Some(paths(&std::iter::once(once).chain(rest).collect::<Vec<_>>()))
+    Some(in_front(machine.once?, &machine.order))
 }
 
-fn paths(devices: &[BootDevice]) -> Vec<u8> {
+/// The boot order with a device in front of the others.
+pub(super) fn in_front(once: BootDevice, order: &[BootDevice]) -> Vec<u8> {
+    let rest = order.iter().copied().filter(|device| *device != once);
+    boot_order(&std::iter::once(once).chain(rest).collect::<Vec<_>>())
+}
+
+/// What the file [`BOOT_ORDER`] holds.
+fn boot_order(devices: &[BootDevice]) -> Vec<u8> {
     let paths: Vec<String> = devices.iter().map(|device| device.path()).collect();
     format!("{}\0", paths.join("\n")).into_bytes()
 }

@@ -149,6 +149,7 @@ pub struct Installed {
     flash: Arc<Flash>,
     fw_cfg: Arc<FwCfg>,
     debug: Arc<DebugPort>,
+    order: Vec<BootDevice>,
 }
 
 impl Installed {
@@ -177,13 +178,19 @@ impl Installed {
         let debug = Arc::new(DebugPort::default());
         buses.pio.insert(debug_port::PORT, 1, Arc::clone(&debug) as _)?;
         buses.pio.insert(port92::PORT, 1, Arc::new(Port92::default()))?;
-        Ok(Self { flash, fw_cfg, debug })
+        Ok(Self { flash, fw_cfg, debug, order: described.order.clone() })
     }
 
-    /// Back to power-on, at a machine reset. The variables stay.
-    pub fn reset(&self) {
+    /// Whether the guest's file says what to boot from. Where it does not, nothing can be booted once: firmware keeps in its
+    /// variables what it was told.
+    pub fn has_order(&self) -> bool {
+        !self.order.is_empty()
+    }
+
+    /// Back to power-on, at a machine reset. The variables stay. `once` is booted from this time, before all others.
+    pub fn reset(&self, once: Option<BootDevice>) {
         self.flash.reset();
-        self.fw_cfg.reset();
+        self.fw_cfg.reset(once.map(|once| items::in_front(once, &self.order)));
         self.debug.flush();
     }
 

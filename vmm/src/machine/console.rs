@@ -1,5 +1,6 @@
 //! From a descriptor into COM1, no faster than the guest takes it.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,9 +9,14 @@ use std::sync::Arc;
 use super::events::{Events, Source};
 use crate::legacy::SerialPort;
 
+/// Bytes that are kept for a guest that does not read; whoever types more waits.
+const MOST_TYPED: usize = 4096;
+
 /// The console's input side. At its end the guest simply gets no more.
 pub(super) struct ConsoleInput {
     port: Arc<SerialPort>,
+    /// Typed over the control socket, before what `input` has.
+    typed: VecDeque<u8>,
     input: Option<File>,
     watched: bool,
 }
@@ -18,7 +24,8 @@ pub(super) struct ConsoleInput {
 impl ConsoleInput {
     pub(super) fn new(port: Arc<SerialPort>, input: Option<OwnedFd>, events: &Events) -> io::Result<Self> {
         events.watch(port.drained(), Source::ConsoleDrained)?;
-        let mut console = Self { port, input: input.map(File::from), watched: false };
+        let input = input.map(File::from);
+        let mut console = Self { port, typed: VecDeque::new(), input, watched: false };
         console.arm(events)?;
         Ok(console)
     }
@@ -51,7 +58,30 @@ impl ConsoleInput {
     /// The guest has read all there was.
     pub(super) fn drained(&mut self, events: &Events) -> io::Result<()> {
         self.port.clear_drained();
+        self.type_in();
         if self.watched { Ok(()) } else { self.arm(events) }
+    }
+
+    /// How many bytes may be typed over the control socket now.
+    pub(super) fn room(&self) -> usize {
+        MOST_TYPED.saturating_sub(self.typed.len())
+    }
+
+    /// Something was typed over the control socket.
+    pub(super) fn typed(&mut self, bytes: &[u8]) {
+        self.typed.extend(bytes);
+        self.type_in();
+    }
+
+    fn type_in(&mut self) {
+        let count = self.port.room().min(self.typed.len());
+        if count > 0 {
+            let bytes: Vec<u8> = self.typed.drain(..count).collect();
+            self.port.receive(&bytes);
+        }
+        if self.typed.is_empty() {
+            self.typed = VecDeque::new();
+        }
     }
 
     fn arm(&mut self, events: &Events) -> io::Result<()> {

@@ -9,7 +9,7 @@ use rustix::event::{Timespec, epoll};
 
 /// Who is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// The mailbox has something in it.
     Mailbox,
     /// The console has input.
@@ -20,7 +20,14 @@ pub(super) enum Source {
     Owner(u8),
     /// A device's descriptor; the index is the one that `watch` was given.
     Device(u32),
+    /// The guest has said something, and someone waits for it.
+    Said,
+    /// A descriptor of the control socket's; the index is the server's.
+    Control(u32),
 }
+
+/// Tokens of the control socket's are above those of devices.
+const CONTROL: u64 = 1 << 33;
 
 impl Source {
     fn token(self) -> u64 {
@@ -29,7 +36,9 @@ impl Source {
             Self::ConsoleInput => 1,
             Self::ConsoleDrained => 2,
             Self::Owner(index) => 0x10 + u64::from(index),
+            Self::Said => 3,
             Self::Device(index) => 0x200 + u64::from(index),
+            Self::Control(index) => CONTROL + u64::from(index),
         }
     }
 
@@ -38,24 +47,26 @@ impl Source {
             0 => Some(Self::Mailbox),
             1 => Some(Self::ConsoleInput),
             2 => Some(Self::ConsoleDrained),
+            3 => Some(Self::Said),
             0x10..=0x10f => u8::try_from(token - 0x10).ok().map(Self::Owner),
+            CONTROL.. => u32::try_from(token - CONTROL).ok().map(Self::Control),
             _ => u32::try_from(token.checked_sub(0x200)?).ok().map(Self::Device),
         }
     }
 }
 
 /// The set of descriptors that are waited for.
-pub(super) struct Events {
+pub(crate) struct Events {
     epoll: std::os::fd::OwnedFd,
 }
 
 impl Events {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
     /// Waits for `fd` to become readable from now on. False where it never blocks (a regular file): poll it once.
-    pub(super) fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<bool> {
+    pub(crate) fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<bool> {
         let data = epoll::EventData::new_u64(source.token());
         match epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN) {
             Ok(()) => Ok(true),
@@ -65,15 +76,32 @@ impl Events {
     }
 
     /// Waits for it no more.
-    pub(super) fn forget(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn forget(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         match epoll::delete(&self.epoll, fd) {
             Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::PERM) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Waits for `wanted` of `fd` instead of `before`; for nothing, not even for its end, where that is empty.
+    pub(crate) fn adjust(
+        &self,
+        fd: BorrowedFd<'_>,
+        source: Source,
+        before: epoll::EventFlags,
+        wanted: epoll::EventFlags,
+    ) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(source.token());
+        match (before.is_empty(), wanted.is_empty()) {
+            (true, true) => Ok(()),
+            (true, false) => Ok(epoll::add(&self.epoll, fd, data, wanted)?),
+            (false, true) => self.forget(fd),
+            (false, false) => Ok(epoll::modify(&self.epoll, fd, data, wanted)?),
+        }
+    }
+
     /// Sleeps until something is ready, or no longer than that.
-    pub(super) fn wait(&self, at_most: Option<Duration>) -> io::Result<Vec<Source>> {
+    pub(crate) fn wait(&self, at_most: Option<Duration>) -> io::Result<Vec<Source>> {
         let mut ready = Vec::with_capacity(32);
         let at_most = at_most.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         match epoll::wait(&self.epoll, spare_capacity(&mut ready), at_most.as_ref()) {
@@ -98,9 +126,12 @@ mod tests {
             Source::Owner(u8::MAX),
             Source::Device(0),
             Source::Device(u32::MAX),
+            Source::Said,
+            Source::Control(0),
+            Source::Control(u32::MAX),
         ] {
             assert_eq!(Source::of(source.token()), Some(source));
         }
-        assert_eq!(Source::of(3), None);
+        assert_eq!(Source::of(4), None);
     }
 }

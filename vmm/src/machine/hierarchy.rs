@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Instant;
 
 use vfio::IoAddressSpace;
 
@@ -18,7 +19,7 @@ use crate::spec::{CpuSpec, Slot, VirtioSlot};
 use crate::vcpu::Buses;
 use crate::virtio::{Class, VirtioFunction};
 use crate::vm::Vm;
-use crate::{Action, acpi, layout};
+use crate::{Action, acpi, control, layout};
 
 /// Root ports take the devices from here on, one each, up to the chipset's at the end.
 const FIRST_PORT: u8 = 1;
@@ -122,6 +123,50 @@ impl Hierarchy {
                 log(&format!("{}: {report}", device.label()));
             }
         }
+    }
+
+    /// All that sits behind root ports, as the control socket shows it.
+    pub(super) fn describe(&self) -> Vec<control::Device> {
+        let behind =
+            self.root.devices().into_iter().filter(|(place, _)| matches!(place, Place::Behind { .. }));
+        let describe = |(_, device): (Place, Arc<dyn PciDevice>)| {
+            let virtio = self.virtio.iter().find(|virtio| virtio.label() == device.label());
+            virtio.map_or_else(
+                || control::Device {
+                    name: device.label().to_owned(),
+                    passthrough: true,
+                    ..Default::default()
+                },
+                |virtio| virtio.describe(),
+            )
+        };
+        behind.map(describe).collect()
+    }
+
+    /// Plugs the cable of `nic` in or pulls it; where there is none of that name, which there are.
+    pub(super) fn set_link(&self, nic: &str, up: bool) -> Result<(), Vec<String>> {
+        let label = format!("nic {nic}");
+        if self.virtio.iter().any(|virtio| virtio.label() == label && virtio.set_link(up)) {
+            return Ok(());
+        }
+        let nics = self.virtio.iter().filter_map(|virtio| virtio.label().strip_prefix("nic "));
+        Err(nics.map(str::to_owned).collect())
+    }
+
+    /// Has nothing of ours on the host touch what is the guest's; the vCPUs must have stopped.
+    pub(super) fn rest(&self, until: Instant) -> Result<(), String> {
+        self.virtio.iter().for_each(|virtio| virtio.ask_to_rest());
+        self.virtio.iter().try_for_each(|virtio| virtio.rest(until))
+    }
+
+    /// After a rest, also one that failed.
+    pub(super) fn go_on(&self) {
+        self.virtio.iter().for_each(|virtio| virtio.go_on());
+    }
+
+    /// What may be booted from.
+    pub(super) fn boot_names(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().map(|(name, _)| name.as_str())
     }
 
     fn add_slot(&mut self, vm: &Arc<Vm>, slot: Slot) -> Result<(), Error> {

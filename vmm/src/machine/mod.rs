@@ -9,13 +9,16 @@
 //!                                         v
 //!                                      stopped: vCPUs joined, devices reset, memory let go
 //! ```
+//!
+//! Running has states of its own, which `requests` draws.
 
 mod console;
 mod control;
 mod error;
-mod events;
+pub(crate) mod events;
 mod hierarchy;
 mod processors;
+mod requests;
 mod settle;
 mod shutdowns;
 mod start;
@@ -32,10 +35,12 @@ use console::ConsoleInput;
 use events::{Events, Source};
 use hierarchy::Hierarchy;
 use processors::{Made, Making, Order, Processors};
+use requests::{Controlled, Listen};
 use shutdowns::Shutdowns;
 use start::Start;
 
 use crate::bus::Bus;
+use crate::control::{Recent, RunState};
 use crate::legacy::{Cmos, I8042, PowerManagement, SerialPort, ports};
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::{GuestRam, KvmSlots};
@@ -54,6 +59,8 @@ pub struct Machine {
     mailbox: Arc<Mailbox>,
     buses: Buses,
     watched: Vec<Box<dyn Watched>>,
+    recent: Arc<Recent>,
+    listen: Option<Listen>,
     made: Option<Made>,
 }
 
@@ -86,7 +93,18 @@ impl Machine {
             starts: spec.starts,
             resettable: spec.on_reset == OnReset::Restart,
         });
-        Ok(Self { spec, vm, ram, mailbox, buses, watched: Vec::new(), made: Some(made) })
+        let recent = Arc::new(Recent::new().map_err(Error::io("Making an eventfd for the console"))?);
+        Ok(Self {
+            spec,
+            vm,
+            ram,
+            mailbox,
+            buses,
+            watched: Vec::new(),
+            recent,
+            listen: None,
+            made: Some(made),
+        })
     }
 
     /// The KVM VFIO device, for opening the functions that [`Resources::slots`] will hold.
@@ -104,10 +122,17 @@ impl Machine {
         self.watched.push(watched);
     }
 
+    /// Has it controlled over a socket ([`control`](crate::control)). `listen` makes one that listens: on the thread that runs
+    /// the machine, once the guest has had a little time for its own start. What fails there is said in the log.
+    pub fn control(&mut self, listen: impl FnOnce() -> io::Result<OwnedFd> + Send + 'static) {
+        self.listen = Some(Box::new(listen));
+    }
+
     /// Runs the guest to its end. Whatever the end, devices are reset and let go before this returns.
     pub fn run(self, resources: Resources) -> Result<Outcome, Error> {
         let mut running = Running::build(self, resources)?;
         let result = running.power_on().and_then(|()| running.serve());
+        running.say_goodbye(&result);
         running.stop();
         if tracing::enabled!(tracing::Level::DEBUG) {
             running.each_stats(|line| tracing::debug!("{line}"));
@@ -128,6 +153,7 @@ struct Running {
     irqchip: Option<IrqchipState>,
     processors: Processors,
     shutdowns: Shutdowns,
+    controlled: Controlled,
     made: Option<Made>,
 }
 
@@ -146,7 +172,8 @@ impl Running {
         let irqchip = resettable.then(|| machine.vm.irqchip_state()).transpose()?;
 
         let pm = Arc::new(power_management(&machine.vm));
-        let serial = SerialPort::new(&machine.vm, console.output)?;
+        machine.recent.has_log(console.log.is_some());
+        let serial = SerialPort::new(&machine.vm, console.output, console.log, &machine.recent)?;
         insert_legacy(&buses, &machine.ram, &serial)?;
 
         let chipset = (&pm, power_on);
@@ -161,6 +188,7 @@ impl Running {
         let failed = Error::io("Watching the machine's descriptors");
         let console = events
             .watch(&*machine.mailbox, Source::Mailbox)
+            .and_then(|_| events.watch(machine.recent.more().fd(), Source::Said))
             .and_then(|_| hierarchy.watch(&events))
             .and_then(|()| ConsoleInput::new(Arc::clone(&serial), console.input, &events))
             .map_err(failed)?;
@@ -171,6 +199,7 @@ impl Running {
                 .map_err(Error::io("Watching a descriptor of the machine's owner"))?;
         }
 
+        let controlled = Controlled::new(machine.listen.take());
         Ok(Self {
             machine,
             start,
@@ -182,6 +211,7 @@ impl Running {
             irqchip,
             processors: Processors::default(),
             shutdowns: Shutdowns::default(),
+            controlled,
             made: Some(made),
         })
     }
@@ -195,22 +225,29 @@ impl Running {
         if let (Some(entry), Some(first)) = (entry, self.processors.vcpus.first()) {
             first.enter_at(&entry)?;
         }
-        for vcpu in &self.processors.vcpus {
-            vcpu.resume();
+        if !self.controlled.is_paused() {
+            self.processors.resume();
         }
         Ok(())
     }
 
     /// Waits, and does what is asked for, until the end.
     fn serve(&mut self) -> Result<Outcome, Error> {
-        // Later, as it holds up the vCPUs' first page faults.
+        // Later, as both hold up the vCPUs' first page faults.
         let mut settle_at = Some(Instant::now() + settle::AFTER);
         loop {
-            let left = settle_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let due = settle_at.into_iter().chain(self.controlled.deadline()).min();
+            let left = due.map(|at| at.saturating_duration_since(Instant::now()));
             let ready = self.events.wait(left).map_err(Error::io("Waiting for events"))?;
+            if self.controlled.stop_is_due() {
+                tracing::info!("The guest has not shut down in time, and is stopped");
+                return Ok(Outcome::Stopped);
+            }
             if settle_at.take_if(|at| *at <= Instant::now()).is_some() {
+                self.open_control();
                 settle::settle();
             }
+            let was_quiet = self.controlled.is_quiet();
             for source in ready {
                 let end = match source {
                     Source::Mailbox => self.take_mail()?,
@@ -230,10 +267,23 @@ impl Running {
                         let action = self.hierarchy.ready(index);
                         self.act(action)?
                     }
+                    Source::Said => {
+                        self.machine.recent.look();
+                        self.serial.write_log();
+                        None
+                    }
+                    Source::Control(place) => self.control(place)?,
                 };
                 if let Some(outcome) = end {
                     return Ok(outcome);
                 }
+            }
+            if let Some(outcome) = self.serve_clients()? {
+                return Ok(outcome);
+            }
+            if !was_quiet && self.controlled.is_quiet() {
+                // What answered them is needed no more.
+                settle_at = settle_at.or(Some(Instant::now() + settle::AFTER_A_CLIENT));
             }
         }
     }
@@ -308,16 +358,19 @@ impl Running {
     }
 
     fn reset(&mut self) -> Result<Option<Outcome>, Error> {
+        if self.controlled.state == RunState::Stopping {
+            // Whether it shuts down or starts again: this is where it may be ended.
+            return Ok(Some(Outcome::Stopped));
+        }
         let Some(irqchip) = &self.irqchip else { return Ok(Some(Outcome::Reset)) };
         tracing::info!("The guest resets");
         self.serial.hurry();
-        for vcpu in &self.processors.vcpus {
-            vcpu.park();
-        }
+        self.processors.park();
         self.machine.mailbox.forget_guest();
         self.hierarchy.reset();
         self.pm.reset();
-        self.start.reset();
+        let once = self.controlled.starts_again();
+        self.start.reset(once.and_then(|name| self.hierarchy.boot_order(&[name]).first().copied()));
         self.serial.reset().map_err(Error::io("Resetting COM1"))?;
         self.machine.vm.restore_irqchip(irqchip)?;
         for vcpu in &self.processors.vcpus {
@@ -343,6 +396,7 @@ impl Running {
         self.serial.hurry();
         drop(self.made.take());
         self.processors.end();
+        self.serial.write_log();
         self.start.close();
         self.hierarchy.reset();
     }

@@ -44,6 +44,23 @@ pub(super) struct Processors {
 }
 
 impl Processors {
+    /// Lets all run.
+    pub(super) fn resume(&self) {
+        self.vcpus.iter().for_each(|vcpu| vcpu.resume());
+    }
+
+    /// Lets all run after a pause, of which their guest is told.
+    pub(super) fn resume_from_pause(&self) {
+        self.vcpus.iter().for_each(|vcpu| vcpu.resume_from_pause());
+    }
+
+    /// Returns when none is in the guest any more.
+    pub(super) fn park(&self) {
+        // All are asked before any is waited for.
+        self.vcpus.iter().for_each(|vcpu| vcpu.ask_to_park());
+        self.vcpus.iter().for_each(|vcpu| vcpu.park());
+    }
+
     /// Ends all threads and waits for them.
     pub(super) fn end(&mut self) {
         for vcpu in &self.vcpus {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How long after the guest's start.
 pub(super) const AFTER: Duration = Duration::from_millis(20);
+/// How long after the last client of the control socket has left.
+pub(super) const AFTER_A_CLIENT: Duration = Duration::from_secs(1);
 
 const PAGE: usize = 4096;
 

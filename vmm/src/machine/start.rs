@@ -4,7 +4,7 @@ use std::fs::File;
 
 use super::hierarchy::Hierarchy;
 use super::{Error, Machine};
-use crate::firmware::{Described, Installed};
+use crate::firmware::{BootDevice, Described, Installed};
 use crate::spec::Boot;
 use crate::vcpu::Buses;
 use crate::{acpi, boot};
@@ -58,10 +58,21 @@ impl Start {
         Ok(Some(entry))
     }
 
-    /// Back to power-on.
-    pub(super) fn reset(&self) {
+    /// Why a device cannot be booted from once.
+    pub(super) fn cannot_boot_once(&self) -> Option<&'static str> {
+        match self {
+            Self::Kernel { .. } => Some("The guest starts from a kernel, without firmware that could choose"),
+            Self::Firmware(installed) if installed.has_order() => None,
+            Self::Firmware(_) => Some(
+                "The guest's file has no `boot.order`, and firmware would keep the device as the first one for ever; give it one",
+            ),
+        }
+    }
+
+    /// Back to power-on. `once` is what firmware begins with this time.
+    pub(super) fn reset(&self, once: Option<BootDevice>) {
         if let Self::Firmware(installed) = self {
-            installed.reset();
+            installed.reset(once);
         }
     }
 

@@ -143,6 +143,22 @@ impl Vcpu {
         self.switch.resume();
     }
 
+    /// Lets it run after a pause: its guest is told that it was paused (KVM_KVMCLOCK_CTRL), so that it does not take the time
+    /// for a processor that hung. Only while parked.
+    pub fn resume_from_pause(&self) {
+        let told = self.fd.lock().unwrap_or_else(PoisonError::into_inner).kvmclock_ctrl();
+        if let Err(error) = told {
+            // EINVAL: the guest does not use kvm-clock.
+            tracing::debug!("Telling vCPU {} of the pause: {error}", self.index);
+        }
+        self.resume();
+    }
+
+    /// Asks it to park at its next exit. [`park`](Self::park) does not let it wait for one.
+    pub fn ask_to_park(&self) {
+        self.switch.park_self();
+    }
+
     /// Stops it between two instructions and returns when it is parked.
     pub fn park(&self) {
         self.switch.park();

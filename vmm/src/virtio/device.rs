@@ -156,4 +156,36 @@ pub trait VirtioDevice: Send {
     fn report(&self) -> Option<String> {
         None
     }
+
+    /// What it has counted, by name.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    /// Whether its cable is plugged in; none for what has no cable.
+    fn link(&self) -> Option<bool> {
+        None
+    }
+
+    /// Plugs its cable in or pulls it; false for what has none.
+    fn set_link(&mut self, up: bool) -> bool {
+        let _ = up;
+        false
+    }
+
+    /// The machine pauses, and its workers rest: whoever else serves it (the kernel) is to touch nothing of the guest's.
+    ///
+    /// # Errors
+    /// The host does not let it. It goes on as before.
+    fn pause(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// After [`pause`](Self::pause), also one that failed.
+    ///
+    /// # Errors
+    /// The host does not let it.
+    fn go_on(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

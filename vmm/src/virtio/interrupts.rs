@@ -32,6 +32,8 @@ pub struct Interrupts {
     isr: AtomicU8,
     generation: AtomicU8,
     needs_reset: AtomicBool,
+    /// How often something was said, but for what vhost says by itself.
+    raised: AtomicU64,
     /// The configuration's, then the queues'.
     signals: Vec<Arc<Signal>>,
     state: Mutex<State>,
@@ -72,6 +74,7 @@ impl Interrupts {
             isr: AtomicU8::new(0),
             generation: AtomicU8::new(0),
             needs_reset: AtomicBool::new(false),
+            raised: AtomicU64::new(0),
             signals: sources.iter().map(|source| source.vector.signal()).collect(),
             state: Mutex::new(State {
                 table: MsixTable::new(vectors),
@@ -116,7 +119,13 @@ impl Interrupts {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// How often it has interrupted, but for what vhost did by itself.
+    pub(super) fn raised(&self) -> u64 {
+        self.raised.load(Ordering::Relaxed)
+    }
+
     fn signal(&self, source: usize, isr: u8) {
+        self.raised.fetch_add(1, Ordering::Relaxed);
         if self.by_vectors.load(Ordering::Acquire) {
             if let Some(signal) = self.signals.get(source) {
                 signal.raise();

@@ -204,6 +204,11 @@ impl Vm {
             .map_err(Error::call(format!("Detaching an ioeventfd from guest address {address:#x}")))
     }
 
+    /// What KVM has counted of the machine as a whole.
+    pub fn stats(&self) -> io::Result<Counters> {
+        Stats::of_vm(&self.fd)?.read()
+    }
+
     /// What the interrupt controllers and the timer hold now.
     pub fn irqchip_state(&self) -> Result<IrqchipState, Error> {
         IrqchipState::capture(&self.fd)

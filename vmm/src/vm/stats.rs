@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use kvm_bindings::{KVMIO, kvm_stats_header};
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::ioctl::ioctl;
 
 vmm_sys_util::ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
@@ -29,8 +29,17 @@ pub struct Stats {
 impl Stats {
     /// The counters of `vcpu`, which must not be running. Fails on kernels before 5.14.
     pub fn of(vcpu: &VcpuFd) -> io::Result<Self> {
-        // SAFETY: the call takes no argument, and the descriptor is a vCPU's.
-        let fd = unsafe { ioctl(vcpu, KVM_GET_STATS_FD()) };
+        Self::of_any(vcpu)
+    }
+
+    /// The counters of the machine as a whole.
+    pub fn of_vm(vm: &VmFd) -> io::Result<Self> {
+        Self::of_any(vm)
+    }
+
+    fn of_any(fd: &impl AsRawFd) -> io::Result<Self> {
+        // SAFETY: the call takes no argument, and the descriptor is a vCPU's or a VM's, which both have it.
+        let fd = unsafe { ioctl(fd, KVM_GET_STATS_FD()) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -67,6 +76,11 @@ impl Counters {
             Some((field.name, u64::from_ne_bytes(*value)))
         };
         Self(fields.into_iter().filter_map(value).collect())
+    }
+
+    /// All of them.
+    pub fn into_map(self) -> BTreeMap<String, u64> {
+        self.0
     }
 
     /// One of them, if this kernel has it.

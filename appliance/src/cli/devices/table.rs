@@ -12,7 +12,7 @@ pub(super) fn text(entries: &[Entry<'_>], width: Option<u16>) -> Option<String> 
 }
 
 /// A table without lines. Only the last column, which has words, is wrapped.
-pub(super) fn arranged<const N: usize>(
+pub(in crate::cli) fn arranged<const N: usize>(
     header: [&str; N],
     rows: Vec<[String; N]>,
     width: Option<u16>,

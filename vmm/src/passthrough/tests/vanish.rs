@@ -100,7 +100,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
     let (reader, writer) = std::io::pipe().unwrap();
     let resources = Resources {
         boot: Boot::Kernel { kernel: kernel(&GUEST), initrd: None },
-        console: Console { input: None, output: writer.into() },
+        console: Console { input: None, output: Some(writer.into()), log: None },
         slots: vec![Slot { name: "lan".into(), functions: vec![Arc::clone(&fake) as _] }],
         virtio: Vec::new(),
     };

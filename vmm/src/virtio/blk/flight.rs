@@ -93,6 +93,11 @@ impl Flight {
         !self.free.is_empty() && self.held.is_empty()
     }
 
+    /// Whether the kernel is at work on guest memory.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way > 0
+    }
+
     /// How many requests wait for space on the host.
     pub(super) fn waiting(&self) -> usize {
         self.held.iter().chain(self.tasks.iter().flatten()).filter(|task| task.waits).count()

@@ -182,6 +182,12 @@ impl VirtioDevice for Block {
 
     fn reset(&mut self) {}
 
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Disk { served, failed, waiting, .. } = &*self.disk;
+        vec![("requests", count(served)), ("failed", count(failed)), ("waiting-for-space", count(waiting))]
+    }
+
     fn report(&self) -> Option<String> {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let waits = if count(&self.disk.waiting) > 0 { ", waits for space on the host" } else { "" };

@@ -129,7 +129,9 @@ impl Server {
 
     fn run_together(&self, stop: &Stop, queue: &mut ActiveQueue, mut flight: Flight) {
         loop {
-            let ready = stop.wait(&[(queue.kick.fd(), PollFlags::IN), (flight.done().fd(), PollFlags::IN)]);
+            let fds = [(queue.kick.fd(), PollFlags::IN), (flight.done().fd(), PollFlags::IN)];
+            // A pause waits for what the kernel still does.
+            let ready = if flight.is_under_way() { stop.wait_at_work(&fds) } else { stop.wait(&fds) };
             match ready {
                 Ok(Wake::Ready(_)) => {}
                 Ok(Wake::Stop) => return self.give_up(flight),
@@ -325,6 +327,7 @@ impl Server {
                         self.wait_begins();
                     }
                     thread::sleep(AGAIN);
+                    stop.may_rest();
                 }
                 Err(error) if is_full(&error) => break Err(Undone::Stopped),
                 Err(error) => break Err(Undone::Failed(error)),

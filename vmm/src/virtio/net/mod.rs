@@ -296,6 +296,36 @@ impl VirtioDevice for Net {
         }
     }
 
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        if !self.vhost.is_empty() {
+            return Vec::new();
+        }
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Shared { received, sent, dropped, .. } = &*self.shared;
+        vec![
+            ("packets-received", count(received)),
+            ("packets-sent", count(sent)),
+            ("packets-dropped", count(dropped)),
+        ]
+    }
+
+    fn link(&self) -> Option<bool> {
+        Some(self.shared.link_is_up())
+    }
+
+    fn set_link(&mut self, up: bool) -> bool {
+        self.shared.set_link(up);
+        true
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        self.vhost.iter().try_for_each(VhostNet::pause)
+    }
+
+    fn go_on(&mut self) -> io::Result<()> {
+        self.vhost.iter().zip(&self.taps).try_for_each(|(vhost, tap)| vhost.go_on(tap))
+    }
+
     fn report(&self) -> Option<String> {
         let pairs = self.shared.pairs.load(Ordering::Relaxed);
         let of = format!("{pairs} of {} queue pairs", self.taps.len());

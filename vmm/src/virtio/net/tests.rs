@@ -162,6 +162,47 @@ fn what_comes_in_is_spread_over_buffers_and_waits_for_them() {
 const NUM_BUFFERS_AT: usize = 10;
 
 #[test]
+fn while_its_threads_rest_nothing_comes_in_and_afterwards_all_of_it_does() {
+    let Some((tap, mut socket)) = tap() else { return };
+    let ram = ram();
+    let mut net = Net::new("nic test", SPEC, vec![tap], Vec::new()).unwrap();
+    let Some(activation) = activation(&ram, ring_feature::VERSION_1 | feature::MRG_RXBUF) else { return };
+    let kick = Arc::clone(&activation.queues[0].kick);
+    let workers = net.activate(activation).unwrap();
+    for index in 0..16 {
+        describe(ram.memory(), LAYOUT.descriptors, index, 0x8000 + 0x100 * u64::from(index), 0x100, WRITE, 0);
+        publish(ram.memory(), LAYOUT, index);
+    }
+    kick.raise();
+    workers.iter().for_each(Worker::ask_to_rest);
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    assert!(workers.iter().all(|worker| worker.rests(until)));
+    net.pause().unwrap();
+    let before = used(ram.memory(), LAYOUT);
+    socket.write_all(&frame(60, 0xa5)).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(used(ram.memory(), LAYOUT), before);
+    net.go_on().unwrap();
+    workers.iter().for_each(Worker::go_on);
+    assert!(eventually(|| used(ram.memory(), LAYOUT).len() > before.len()));
+}
+
+#[test]
+fn the_cable_can_be_pulled_and_the_driver_is_told_each_time() {
+    let Some((tap, _socket)) = tap() else { return };
+    let ram = ram();
+    let mut net = Net::new("nic test", SPEC, vec![tap], Vec::new()).unwrap();
+    let Some(activation) = activation(&ram, ring_feature::VERSION_1) else { return };
+    let interrupts = Arc::clone(&activation.interrupts);
+    let _workers = net.activate(activation).unwrap();
+    for (up, generation) in [(false, 1), (false, 1), (true, 2)] {
+        assert!(net.set_link(up));
+        assert_eq!((net.link(), interrupts.generation()), (Some(up), generation));
+    }
+    assert!(!crate::virtio::rng::Rng.set_link(false));
+}
+
+#[test]
 fn a_tap_that_vanishes_pulls_the_cable_and_says_so_once() {
     let Some((tap, socket)) = tap() else { return };
     let ram = ram();

@@ -190,6 +190,16 @@ impl VhostNet {
         Ok(())
     }
 
+    /// When this returns the kernel touches neither ring until [`go_on`](Self::go_on); it remembers where it was in both.
+    pub(super) fn pause(&self) -> io::Result<()> {
+        if self.running.is_some() { self.connect(None) } else { Ok(()) }
+    }
+
+    /// After a pause.
+    pub(super) fn go_on(&self, tap: &Tap) -> io::Result<()> {
+        if self.running.is_some() { self.connect(Some(tap)) } else { Ok(()) }
+    }
+
     /// When this returns the kernel touches neither ring any more.
     pub(super) fn end(&mut self, tables: &Tables) {
         if self.running.take().is_some() {

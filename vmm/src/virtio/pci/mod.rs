@@ -21,6 +21,7 @@ mod doorbells;
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use capabilities::Capabilities;
 use common::{Common, Status};
@@ -28,11 +29,11 @@ use doorbells::Doorbells;
 
 use super::interrupts::Interrupts;
 use super::{Activation, ActiveQueue, Ring, VirtioDevice, Worker, feature};
-use crate::Action;
 use crate::memory::GuestRam;
 use crate::pci::config_space::{command, offset};
 use crate::pci::{BarSpec, ConfigEffect, ConfigSpace, LayoutError, PciDevice, Window};
 use crate::vm::{self, Vm};
+use crate::{Action, control};
 
 /// Where the parts of the BAR lie; each has 4 KiB.
 mod area {
@@ -134,6 +135,52 @@ impl VirtioFunction {
     /// What the device says of itself, for the statistics.
     pub fn report(&self) -> Option<String> {
         self.lock().device.report()
+    }
+
+    /// The device as the control socket shows it.
+    pub fn describe(&self) -> control::Device {
+        let state = self.lock();
+        let counted = state.device.counters().into_iter();
+        control::Device {
+            name: self.label.clone(),
+            report: state.device.report().unwrap_or_default(),
+            counters: counted.map(|(name, value)| (name.to_owned(), value)).collect(),
+            link: state.device.link(),
+            interrupts: self.interrupts.raised(),
+            passthrough: false,
+        }
+    }
+
+    /// Plugs the device's cable in or pulls it; false where it has none.
+    pub fn set_link(&self, up: bool) -> bool {
+        self.lock().device.set_link(up)
+    }
+
+    /// Asks the workers to rest. The vCPUs must have stopped: one that waits for this device would hold its lock.
+    pub fn ask_to_rest(&self) {
+        self.lock().workers.iter().for_each(Worker::ask_to_rest);
+    }
+
+    /// Waits until nothing on the host touches what is the guest's, but no longer than `until`. After an error too,
+    /// [`go_on`](Self::go_on) is what puts it back.
+    ///
+    /// # Errors
+    /// Why it goes on, for a person.
+    pub fn rest(&self, until: Instant) -> Result<(), String> {
+        let mut state = self.lock();
+        if !state.workers.iter().all(|worker| worker.rests(until)) {
+            return Err(format!("{} is still at work on a request that the host takes long for", self.label));
+        }
+        state.device.pause().map_err(|error| format!("{}: pausing what serves it: {error}", self.label))
+    }
+
+    /// After a rest.
+    pub fn go_on(&self) {
+        let mut state = self.lock();
+        if let Err(error) = state.device.go_on() {
+            self.interrupts.fail(format!("what serves it does not go on after a pause: {error}"));
+        }
+        state.workers.iter().for_each(Worker::go_on);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

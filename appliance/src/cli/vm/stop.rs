@@ -1,0 +1,45 @@
+//! `throughway vm stop`.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::Args;
+use vmm::control::{Ended, Request};
+
+use super::{Guest, print};
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    guest: Guest,
+    /// Pull the plug when the guest has not shut down after so long; 0 does it at once.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(..=86400))]
+    timeout: u64,
+}
+
+pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
+    let begun = Instant::now();
+    let mut client = arguments.guest.connect()?;
+    client.ask(&Request::Stop { timeout_ms: arguments.timeout.saturating_mul(1000) })?;
+    let how = client.wait_for_end()?;
+    client.wait_for_process().context("Waiting for the guest's process to end")?;
+    let (vm, took) = (client.vm(), begun.elapsed());
+    print(&match how {
+        Some(Ended::PowerOff) => format!("Guest `{vm}` has shut down ({:.1} s).", took.as_secs_f64()),
+        Some(Ended::Stopped) if arguments.timeout == 0 => format!("Guest `{vm}` was stopped."),
+        Some(Ended::Stopped) if took.as_secs() >= arguments.timeout => {
+            format!("Guest `{vm}` did not shut down within {} s and was stopped.", arguments.timeout)
+        }
+        Some(Ended::Stopped) => format!("Guest `{vm}` was stopped ({:.1} s).", took.as_secs_f64()),
+        Some(Ended::Reset) => format!("Guest `{vm}` has reset, and ended with that."),
+        Some(Ended::Crash) => format!("Guest `{vm}` crashed while it was to stop; its log says how."),
+        Some(Ended::DeviceError) => format!("Guest `{vm}` ended by a device's error; its log says which."),
+        Some(Ended::Fault) | None => {
+            let error = anyhow::anyhow!("Guest `{vm}` ended without saying how; its log may");
+            return Err(Failure::Fault(error));
+        }
+    });
+    Ok(Exit::Success)
+}

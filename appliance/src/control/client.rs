@@ -1,0 +1,236 @@
+//! The other end of a control socket.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use vmm::control::{Ended, Greeting, Message, Request, VERSION};
+
+use super::Place;
+
+/// An answer comes at once but for what waits for a device of the guest's.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer is never longer: a thousand counters of each of hundreds of vCPUs.
+const LONGEST_ANSWER: u64 = 64 << 20;
+
+/// What goes wrong between a client and a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no such guest.
+    #[error("No guest `{0}` runs; `throughway vm list` shows those that do")]
+    NotRunning(String),
+    /// Its process was killed.
+    #[error(
+        "Guest `{0}` does not run: its process is gone without having said goodbye. What it left in {1} is cleaned up; `throughway recover` gives back the devices that it held"
+    )]
+    Dead(String, String),
+    /// Its process is there, and not the socket.
+    #[error("Guest `{0}` is starting or ending right now; try again in a moment")]
+    Between(String),
+    /// It belongs to somebody else.
+    #[error("You may not control guest `{vm}`: only root and the user who started it may ({source})")]
+    NotAllowed {
+        /// The guest.
+        vm: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It is served by another version.
+    #[error(
+        "Guest `{vm}` is run by Throughway {version}, whose control socket speaks protocol {theirs}, and this is {VERSION}; use that version's program"
+    )]
+    Version {
+        /// The guest.
+        vm: String,
+        /// Of Throughway.
+        version: String,
+        /// Of the protocol.
+        theirs: u32,
+    },
+    /// It said no, in these words.
+    #[error("{0}")]
+    Refused(String),
+    /// It ended before it answered.
+    #[error("Guest `{0}` ended meanwhile")]
+    Ended(String),
+    /// The connection failed.
+    #[error("Talking to guest `{vm}`: {source}")]
+    Io {
+        /// The guest.
+        vm: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Answer {
+    /// A message.
+    Message(Box<Message>),
+    /// The end of the connection.
+    Over,
+}
+
+/// A connection to a guest.
+pub struct Client {
+    vm: String,
+    stream: BufReader<UnixStream>,
+    process: OwnedFd,
+    pid: u32,
+}
+
+impl Client {
+    /// Connects to the guest of this name and hears its greeting.
+    ///
+    /// # Errors
+    /// There is none, or it may not be talked to.
+    pub fn connect(place: &Place, vm: &str) -> Result<Self, ClientError> {
+        let stream = place.connect().map_err(|error| cannot_connect(place, vm, error))?;
+        let failed = |source| ClientError::Io { vm: vm.to_owned(), source };
+        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|error| failed(error.into()))?;
+        // Before it has said anything: a number that it has given back would be another's, and then nothing is said.
+        let process = open_process(peer.pid).map_err(failed)?;
+        let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
+        let mut client = Self { vm: vm.to_owned(), stream: BufReader::new(stream), process, pid };
+        match client.hear()? {
+            Answer::Message(message) => match *message {
+                Message::Hello(Greeting { protocol: VERSION, vm, .. }) => client.vm = vm,
+                Message::Hello(Greeting { protocol, vm, version }) => {
+                    return Err(ClientError::Version { vm, version, theirs: protocol });
+                }
+                _ => return Err(client.unexpected()),
+            },
+            Answer::Over => {
+                let source = io::ErrorKind::PermissionDenied.into();
+                return Err(ClientError::NotAllowed { vm: client.vm, source });
+            }
+        }
+        Ok(client)
+    }
+
+    /// The guest's name, as it says itself.
+    pub fn vm(&self) -> &str {
+        &self.vm
+    }
+
+    /// The process that runs it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// It says no, or nothing.
+    pub fn ask(&mut self, request: &Request) -> Result<Message, ClientError> {
+        let mut line = serde_json::to_vec(request).map_err(|error| self.failed(error.into()))?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line).map_err(|error| self.failed(error))?;
+        match self.hear()? {
+            Answer::Message(message) => match *message {
+                Message::Error(refusal) => Err(ClientError::Refused(refusal.message)),
+                Message::Ended(_) => Err(ClientError::Ended(self.vm.clone())),
+                message => Ok(message),
+            },
+            Answer::Over => Err(ClientError::Ended(self.vm.clone())),
+        }
+    }
+
+    /// Waits until the guest has ended, for as long as it takes: how, where it says so. Its process may live on for a moment.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn wait_for_end(&mut self) -> Result<Option<Ended>, ClientError> {
+        self.stream.get_ref().set_read_timeout(None).map_err(|error| self.failed(error))?;
+        loop {
+            match self.hear()? {
+                Answer::Message(message) => {
+                    if let Message::Ended(ended) = *message {
+                        return Ok(Some(ended));
+                    }
+                }
+                Answer::Over => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits until its process is gone, and so has given back all that it held.
+    ///
+    /// # Errors
+    /// What `poll` says.
+    pub fn wait_for_process(&self) -> io::Result<()> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        loop {
+            match poll(&mut [PollFd::new(&self.process, PollFlags::IN)], None) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// For bytes, once it is a console: what came with the last answer, and the socket.
+    pub fn into_console(self) -> (Vec<u8>, UnixStream) {
+        (self.stream.buffer().to_vec(), self.stream.into_inner())
+    }
+
+    fn hear(&mut self) -> Result<Answer, ClientError> {
+        let mut line = Vec::new();
+        let read = (&mut self.stream).take(LONGEST_ANSWER).read_until(b'\n', &mut line);
+        match read {
+            Ok(0) => return Ok(Answer::Over),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Answer::Over),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                let why = format!("it has not answered for {} seconds", PATIENCE.as_secs());
+                return Err(self.failed(io::Error::new(io::ErrorKind::TimedOut, why)));
+            }
+            Err(error) => return Err(self.failed(error)),
+        }
+        match serde_json::from_slice(&line) {
+            Ok(message) => Ok(Answer::Message(Box::new(message))),
+            Err(_) => Err(self.unexpected()),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> ClientError {
+        ClientError::Io { vm: self.vm.clone(), source }
+    }
+
+    fn unexpected(&self) -> ClientError {
+        self.failed(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it answers with what this protocol does not have",
+        ))
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
+    }
+}
+
+fn open_process(pid: Pid) -> io::Result<OwnedFd> {
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Why there is no connection; what a dead process left is taken away.
+fn cannot_connect(place: &Place, vm: &str, source: io::Error) -> ClientError {
+    let vm = vm.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound if !place.folder().exists() => ClientError::NotRunning(vm),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => match place.clean() {
+            Ok(true) => ClientError::Dead(vm, place.folder().display().to_string()),
+            Ok(false) => ClientError::Between(vm),
+            Err(source) => ClientError::Io { vm, source },
+        },
+        io::ErrorKind::PermissionDenied => ClientError::NotAllowed { vm, source },
+        _ => ClientError::Io { vm, source },
+    }
+}
