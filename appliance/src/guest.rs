@@ -13,9 +13,13 @@ use vfio::PciFunction;
 use vfio::kernel::{Backend, Iommu};
 use vmm::disk::{Access, Chain, Format, Rules};
 use vmm::firmware;
-use vmm::spec::{self, Boot, Console, CpuSpec, MemorySpec, Resources, Slot, Starts, VirtioSlot, VmSpec};
+use vmm::spec::{
+    self, Boot, Console, CpuSpec, MemoryPolicy, MemorySpec, Resources, Slot, Starts, VirtioSlot, VmSpec,
+};
 use vmm::virtio::blk::{Block, BlockSpec};
+use vmm::virtio::console::Console as HvcConsole;
 use vmm::virtio::scsi::CdDrive;
+use vmm::virtio::vsock::Vsock;
 
 use crate::apply::Applied;
 use crate::config::{self, Firmware, Vm};
@@ -28,6 +32,7 @@ const MOST_QUEUES: u16 = 4;
 pub struct BootFiles {
     boot: Boot,
     disks: Vec<VirtioSlot>,
+    vsock: Option<VirtioSlot>,
 }
 
 impl BootFiles {
@@ -40,7 +45,8 @@ impl BootFiles {
             slot.with_context(|| format!("Disk `{name}`"))
         });
         let disks = disks.collect::<anyhow::Result<_>>()?;
-        Ok(Self { boot, disks })
+        let vsock = vm.vsock.as_ref().map(open_vsock).transpose()?;
+        Ok(Self { boot, disks, vsock })
     }
 
     /// Has firmware start from the guest's device `name` once: until the guest is first reset.
@@ -123,8 +129,18 @@ fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> any
     Ok(VirtioSlot { name: format!("disk {name}"), device: Box::new(device) })
 }
 
+/// The host's end of a socket device; it takes the guest's context ID at once.
+fn open_vsock(vsock: &config::Vsock) -> anyhow::Result<VirtioSlot> {
+    const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+    let vhost = File::options().read(true).write(true).open(VHOST_VSOCK).with_context(|| {
+        format!("Opening {VHOST_VSOCK}, which the guest's `vsock` needs (`modprobe vhost_vsock` makes it)")
+    })?;
+    let device = Vsock::new(vsock.cid, vhost.into())?;
+    Ok(VirtioSlot { name: "vsock".to_owned(), device: Box::new(device) })
+}
+
 /// What to build.
-pub fn spec(name: &str, vm: &Vm, affinity: Vec<BTreeSet<u32>>) -> VmSpec {
+pub fn spec(name: &str, vm: &Vm, affinity: Vec<BTreeSet<u32>>, memory_policy: MemoryPolicy) -> VmSpec {
     let (cpus, memory) = (vm.cpus.topology(), vm.memory.detail());
     let (sockets, threads) = (cpus.sockets.max(1), cpus.threads.max(1));
     VmSpec {
@@ -136,6 +152,7 @@ pub fn spec(name: &str, vm: &Vm, affinity: Vec<BTreeSet<u32>>) -> VmSpec {
             hugepages: memory.hugepages.map(|page| page.0),
             prefault: memory.prefault,
         },
+        memory_policy,
         starts: match vm.boot.firmware {
             Some(_) => Starts::AtReset,
             None => Starts::AfterFirmware,
@@ -151,6 +168,17 @@ pub fn spec(name: &str, vm: &Vm, affinity: Vec<BTreeSet<u32>>) -> VmSpec {
             config::OnDeviceError::Detach => spec::OnDeviceError::Detach,
             config::OnDeviceError::Ignore => spec::OnDeviceError::Ignore,
         },
+        on_panic: vm.on_panic.map(on_trouble),
+        watchdog: vm.watchdog.map(on_trouble),
+    }
+}
+
+fn on_trouble(policy: config::OnTrouble) -> spec::OnTrouble {
+    match policy {
+        config::OnTrouble::Log => spec::OnTrouble::Log,
+        config::OnTrouble::Pause => spec::OnTrouble::Pause,
+        config::OnTrouble::Reset => spec::OnTrouble::Reset,
+        config::OnTrouble::Stop => spec::OnTrouble::Stop,
     }
 }
 
@@ -173,5 +201,16 @@ pub fn resources(
     }
     let mut virtio = cards::virtio(vm, &applied.cards)?;
     virtio.extend(files.disks);
+    virtio.extend(files.vsock);
+    let console = match vm.console {
+        config::GuestConsole::Serial => console,
+        config::GuestConsole::Virtio => {
+            let output = console.output.as_ref().context("The guest's virtio console has no terminal")?;
+            let output = output.try_clone().context("Sharing the console's output")?;
+            let device = HvcConsole::new(console.input, output).context("Setting the console up")?;
+            virtio.push(VirtioSlot { name: "console".to_owned(), device: Box::new(device) });
+            Console { input: None, ..console }
+        }
+    };
     Ok(Resources { boot: files.boot, console, slots, virtio })
 }

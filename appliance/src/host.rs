@@ -1,5 +1,6 @@
 //! The host at one moment: what a plan is made from.
 
+mod memory;
 mod processors;
 pub(crate) mod session;
 
@@ -8,6 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+pub use memory::{memory_policy, node_has_room};
 use netconfig::blocking::with_network;
 use netconfig::devlink::{self, Eswitch};
 use netconfig::dhcp::DhcpTool;

@@ -13,7 +13,7 @@ stty -F /dev/ttyS1 raw -echo 2>/dev/null
 exec 3>/dev/ttyS1
 
 # kmod's modprobe, because it heeds softdeps; built-in drivers are no error.
-modprobe -qa kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme macvtap tun bridge vhost_net 8021q veth virtio_net pci-pf-stub
+modprobe -qa kvm-amd vfio-pci vfio_iommu_type1 igb igbvf e1000e nvme macvtap tun bridge vhost_net vhost_vsock 8021q veth virtio_net pci-pf-stub
 ulimit -l unlimited
 
 export LAB_KERNEL=$(cat /share/kernel)

@@ -49,7 +49,7 @@ const GUEST_TOOLS: [&str; 7] = [
 ];
 
 /// Drivers of the box: the NICs, VFIO, KVM, the links `throughway` makes, and the 9p share.
-const BOX_MODULES: [&str; 22] = [
+const BOX_MODULES: [&str; 23] = [
     "9p",
     "9pnet_virtio",
     "igb",
@@ -62,6 +62,7 @@ const BOX_MODULES: [&str; 22] = [
     "tun",
     "bridge",
     "vhost_net",
+    "vhost_vsock",
     "8021q",
     "veth",
     "dummy",
@@ -75,7 +76,7 @@ const BOX_MODULES: [&str; 22] = [
 ];
 
 /// Drivers of the guests.
-const GUEST_MODULES: [&str; 13] = [
+const GUEST_MODULES: [&str; 17] = [
     "igbvf",
     "igb",
     "e1000e",
@@ -88,6 +89,10 @@ const GUEST_MODULES: [&str; 13] = [
     "isofs",
     "virtio_rng",
     "virtio_balloon",
+    "virtio_console",
+    "vmw_vsock_virtio_transport",
+    "i6300esb",
+    "pvpanic-mmio",
     "8021q",
 ];
 

@@ -19,6 +19,7 @@ pub mod command;
 pub mod cpio;
 pub mod demo;
 pub mod fresh;
+pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod installed;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use throughway_lab::kernel::Flavour;
 use throughway_lab::session::{Lab, Options};
-use throughway_lab::{bench, cache, demo, fresh, kernel_build, machine, scenario, verify};
+use throughway_lab::{bench, cache, demo, fresh, fuzz, kernel_build, machine, scenario, verify};
 
 /// The emulated box: an IOMMU and SR-IOV cards without the hardware, and what is
 /// tested in it. Needs Debian 12 or 13; what it fetches or builds stays in the
@@ -70,6 +70,20 @@ enum Command {
     Bench {
         #[command(subcommand)]
         what: Bench,
+    },
+    /// Feed devices and parsers what hostile guests and files would (docs/fuzzing.md).
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, default_value = "10")]
+        minutes: u64,
+        /// The first seed; the clock says where it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// This many seeds: 1 shows again what was found.
+        #[arg(long)]
+        count: Option<u64>,
+        /// Targets; all where none is named.
+        targets: Vec<String>,
     },
     /// Run every check there is, and close with "N passed, N failed".
     ///
@@ -149,6 +163,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Vf { rounds, kernel, bin } } => {
             let went_well = bench::vf::run(&bench::vf::Options { kernel, rounds, binary: bin })?;
             Ok(if went_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Fuzz { minutes, seed, count, targets } => {
+            let held = fuzz::run(&fuzz::Options { targets, minutes, seed, count })?;
+            Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Verify { list: true, .. } => {
             for (name, what) in verify::list() {

@@ -26,7 +26,7 @@ const FLAGS: &[&str] = &[
     "-Wl,-z,max-page-size=4096",
 ];
 
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 13] = [
     "start.S",
     "main.c",
     "boot.c",
@@ -37,6 +37,8 @@ const SOURCES: [&str; 11] = [
     "device.c",
     "disk.c",
     "virtio.c",
+    "topology.c",
+    "trouble.c",
     "garbage.c",
 ];
 
@@ -97,6 +99,6 @@ fn setup(payload: &[u8]) -> Vec<u8> {
     put(0x236, &1_u16.to_le_bytes()); // xloadflags: XLF_KERNEL_64
     put(0x238, &2047_u32.to_le_bytes()); // cmdline_size
     put(0x258, &0x20_0000_u64.to_le_bytes()); // pref_address, where kernel.ld links
-    put(0x260, &0x10_0000_u32.to_le_bytes()); // init_size
+    put(0x260, &0x20_0000_u32.to_le_bytes()); // init_size
     bytes
 }

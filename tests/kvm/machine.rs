@@ -49,6 +49,8 @@ pub(crate) struct Guest {
     pub(crate) on_reset: &'static str,
     /// What stands behind `disks:`.
     pub(crate) disks: String,
+    /// Another key and its value.
+    pub(crate) key: &'static str,
     /// Words for `throughway` itself.
     pub(crate) arguments: &'static [&'static str],
 }
@@ -64,19 +66,20 @@ impl Guest {
             memory: "16MiB".into(),
             on_reset: "restart",
             disks: "{}".into(),
+            key: "rng: false",
             arguments: &[],
         }
     }
 
     /// The command, and the folder with its file, which must stay until the command has ended.
     pub(crate) fn command(&self) -> (Command, TempDir) {
-        let Self { kernel, initrd, cmdline, cpus, memory, on_reset, disks, arguments } = self;
+        let Self { kernel, initrd, cmdline, cpus, memory, on_reset, disks, key, arguments } = self;
         let kernel = kernel.display();
         let initrd =
             initrd.as_ref().map(|path| format!("initrd: \"{}\", ", path.display())).unwrap_or_default();
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "version: 1\nvms:\n  guest:\n    cpus: {cpus}\n    memory: {memory}\n    on-reset: {on_reset}\n    disks: {disks}\n    \
+            "version: 1\nvms:\n  guest:\n    cpus: {cpus}\n    memory: {memory}\n    on-reset: {on_reset}\n    disks: {disks}\n    {key}\n    \
              boot: {{kernel: \"{kernel}\", {initrd}cmdline: \"{cmdline}\"}}\n"
         );
         let file = folder.path().join("box.yaml");

@@ -19,3 +19,4 @@ mod pci;
 mod processors;
 mod statistics;
 mod terminal;
+mod trouble;

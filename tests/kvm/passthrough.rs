@@ -42,6 +42,9 @@ impl InProcess {
             cmdline: cmdline.into(),
             on_reset: OnReset::Restart,
             on_device_error: OnDeviceError::Stop,
+            memory_policy: Default::default(),
+            on_panic: None,
+            watchdog: None,
         };
         let (reader, writer) = std::io::pipe().unwrap();
         let (typed, input) = std::io::pipe().unwrap();

@@ -18,6 +18,21 @@ fn others_start_by_init_and_start_up_ipi() {
 }
 
 #[test]
+fn sixty_four_know_their_sockets_cores_and_threads() {
+    if !available() {
+        return;
+    }
+    let cpus = "{count: 64, sockets: 2, threads: 2}";
+    let ended = Guest { cpus, ..Guest::new("test=topology cpus=64") }.run();
+    let mut said = "listed: 64\n".to_owned();
+    for cpu in 0..64 {
+        said +=
+            &format!("processor {cpu}: initial {cpu} id {cpu} threads 2 shift 1, 32 in a socket shift 5\n");
+    }
+    assert_eq!((ended.code, ended.console), (Some(0), said), "{}", ended.log);
+}
+
+#[test]
 fn each_stays_on_the_hosts_processors_that_it_was_given() {
     if !available() {
         return;

@@ -13,6 +13,12 @@ pub enum Action {
     PowerOff,
     /// The guest resets the machine (0xCF9, i8042, ACPI reset register).
     Reset,
+    /// The guest's kernel panicked (pvpanic); the policy `on-panic` decides.
+    Panicked,
+    /// The guest's kernel panicked and left the rest to its crash kernel.
+    CrashKernel,
+    /// The guest's watchdog was not reloaded in time; the policy `watchdog` decides.
+    WatchdogExpired,
     /// A device failed in a way that the policy `on-device-error` decides about.
     DeviceError {
         /// The label of the function: `0000:65:10.2`.

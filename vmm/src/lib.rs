@@ -26,6 +26,8 @@ pub mod outcome;
 pub mod passthrough;
 pub mod pci;
 pub mod spec;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

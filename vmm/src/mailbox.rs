@@ -13,7 +13,7 @@ use crate::outcome::Crash;
 /// One message to the owner of the machine.
 #[derive(Debug)]
 pub enum Event {
-    /// A device wants something done. The vCPU that wrote to it is parked, unless it is a device's error.
+    /// A device wants something done. The vCPU that wrote to it is parked where that is a power-off or a reset.
     Action(Action),
     /// A vCPU cannot go on; it is parked.
     Crash(Box<Crash>),
@@ -60,8 +60,10 @@ impl Mailbox {
     /// Forgets what the guest's processors wanted. For a guest that is reset while they are parked: one may have asked at
     /// the same time as another, and its wish is not the next guest's.
     pub fn forget_guest(&self) {
-        let of_guest = |event: &Event| {
-            matches!(event, Event::Action(Action::None | Action::PowerOff | Action::Reset) | Event::Crash(_))
+        let of_guest = |event: &Event| match event {
+            Event::Action(Action::DeviceError { .. }) => false,
+            Event::Action(_) | Event::Crash(_) => true,
+            _ => false,
         };
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).retain(|event| !of_guest(event));
     }
@@ -82,7 +84,13 @@ mod tests {
     fn a_reset_forgets_what_processors_wanted_and_nothing_else() {
         let mailbox = Mailbox::new().unwrap();
         let failed = Action::DeviceError { device: "0000:65:10.2".into(), what: "uncorrectable".into() };
-        for event in [Event::Action(Action::Reset), Event::Action(failed), Event::PowerButton, Event::Stop] {
+        for event in [
+            Event::Action(Action::Reset),
+            Event::Action(Action::Panicked),
+            Event::Action(failed),
+            Event::PowerButton,
+            Event::Stop,
+        ] {
             mailbox.post(event);
         }
         mailbox.forget_guest();

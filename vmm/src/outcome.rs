@@ -13,6 +13,11 @@ pub enum Outcome {
     Stopped,
     /// The guest crashed the processor.
     Crash(Box<Crash>),
+    /// The guest's kernel panicked or its watchdog ran out, and the policy is to stop.
+    Trouble {
+        /// What happened, for a person.
+        what: &'static str,
+    },
     /// A device failed and the policy is to stop.
     DeviceError {
         /// The label of the function.

@@ -25,6 +25,8 @@ pub struct VmSpec {
     pub affinity: Vec<BTreeSet<u32>>,
     /// Memory.
     pub memory: MemorySpec,
+    /// Where it lies on the host.
+    pub memory_policy: MemoryPolicy,
     /// Where the processors start; what [`Resources::boot`] holds must fit.
     pub starts: Starts,
     /// The kernel's command line, without a NUL.
@@ -33,6 +35,10 @@ pub struct VmSpec {
     pub on_reset: OnReset,
     /// What an error that a device reports does.
     pub on_device_error: OnDeviceError,
+    /// The guest has a pvpanic port, and a panic of its kernel does this.
+    pub on_panic: Option<OnTrouble>,
+    /// The guest has a watchdog, and that its time has run out does this.
+    pub watchdog: Option<OnTrouble>,
 }
 
 /// Processors: `sockets * cores * threads` vCPUs.
@@ -66,6 +72,18 @@ pub struct MemorySpec {
     pub prefault: bool,
 }
 
+/// Where guest RAM lies on the host. The default leaves it to the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MemoryPolicy {
+    /// NUMA nodes; none: any.
+    pub nodes: BTreeSet<u32>,
+    /// On these nodes or not at all; else on others where these are full.
+    pub strict: bool,
+    /// Ask the kernel for transparent huge pages.
+    pub transparent: bool,
+}
+
 /// What a guest reset does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +106,20 @@ pub enum OnDeviceError {
     Detach,
     /// Log it and go on.
     Ignore,
+}
+
+/// What trouble of the guest's own does: a panic, a watchdog that was not reloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnTrouble {
+    /// Log it and go on.
+    Log,
+    /// Stop the processors where they are.
+    Pause,
+    /// Reset the guest machine.
+    Reset,
+    /// End with [`Outcome::Trouble`](crate::Outcome::Trouble).
+    Stop,
 }
 
 /// What the machine needs that is opened already.

@@ -16,7 +16,7 @@ pub enum Exit {
     Fault,
     /// The guest reset and was to end with it.
     GuestReset,
-    /// The guest crashed its processor.
+    /// The guest crashed its processor, or was stopped for a panic or by its watchdog.
     GuestCrash,
     /// A device failed and the policy is to stop.
     DeviceError,
@@ -86,6 +86,10 @@ impl Exit {
             Outcome::Stopped => Self::Stopped,
             Outcome::Crash(crash) => {
                 eprintln!("error: Guest `{vm}` crashed: {crash}");
+                Self::GuestCrash
+            }
+            Outcome::Trouble { what } => {
+                eprintln!("error: Guest `{vm}` was stopped: {what}");
                 Self::GuestCrash
             }
             Outcome::DeviceError { device, what } => {

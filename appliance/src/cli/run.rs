@@ -14,7 +14,7 @@ use super::failure::{Failure, ended};
 use super::terminal::{Terminal, heed_signals};
 use super::{RunDirOption, StateDir};
 use crate::apply::{self, Applied, History, Host, Ledger};
-use crate::config::{Config, Document, Vm};
+use crate::config::{Config, Document, GuestConsole, Vm};
 use crate::control::{Place, RotatingLog, Served};
 use crate::faults;
 use crate::guest::{self, BootFiles};
@@ -78,8 +78,14 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
         let chosen = files.boot_once(vm, device);
         chosen.with_context(|| format!("--boot-once {device}")).map_err(Failure::Refused)?;
     }
+    if arguments.detached && vm.console == GuestConsole::Virtio {
+        return Err(Failure::Refused(anyhow::anyhow!(
+            "Guest `{name}` has `console: virtio`, which needs a terminal: `throughway run` it, or say `console: serial`"
+        )));
+    }
     enough_huge_pages(vm).map_err(Failure::Refused)?;
     processors_are_there(name, vm).map_err(Failure::Refused)?;
+    host::node_has_room(Path::new("/sys"), name, &vm.memory.detail()).map_err(Failure::Refused)?;
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
         return start(begun, name, vm, files, &Applied::default(), outside);
@@ -149,7 +155,9 @@ fn start(
     outside: Outside<'_>,
 ) -> Result<Outcome, Failure> {
     let affinity = host::affinity(Path::new("/sys"), &vm.cpus);
-    let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm, affinity), begun));
+    let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied());
+    let policy = host::memory_policy(Path::new("/sys"), name, vm, functions);
+    let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm, affinity, policy), begun));
     let mut machine = machine.map_err(|error| Failure::Fault(error.into()))?;
     let (terminal, console) = outside.attach(&mut machine).map_err(Failure::Fault)?;
     let kvm = || Ok(machine.vfio_device()?);

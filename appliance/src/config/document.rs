@@ -279,8 +279,7 @@ pub(crate) const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 9] =
-    ["listen", "web", "numa", "autostart", "restart", "rom-bar", "serial", "watchdog", "console"];
+const NOT_YET: [&str; 6] = ["listen", "web", "autostart", "restart", "rom-bar", "serial"];
 
 /// Finds unknown keys by the schema, takes them out, and says which known key is nearest.
 struct Unknown<'a> {

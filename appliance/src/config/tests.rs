@@ -199,3 +199,33 @@ fn an_image_is_one_guests_unless_it_is_only_read() {
     assert_eq!(disks(", read-only: true", ", device: cdrom"), Vec::<String>::new());
     assert_eq!(disks(", device: cdrom", ", device: cdrom, queues: 1"), ["A CD drive has one queue"]);
 }
+
+#[test]
+fn sockets_are_numbered_once_and_not_as_the_host() {
+    let text = "version: 1
+vms:
+  a: {memory: 1GiB, boot: {kernel: /k}, vsock: {cid: 2}}
+  b: {memory: 1GiB, boot: {kernel: /k}, vsock: {cid: 3}, console: virtio, watchdog: none, on-panic: pause}
+  c: {memory: 1GiB, boot: {kernel: /k}, vsock: {cid: 3}}
+";
+    assert_eq!(
+        problems(text),
+        [
+            "3:54: A guest cannot have the vsock CID 2 (0 to 2 are the host's; take a number from 3 on)",
+            "5:54: The vsock CID 3 is that of guest `b` already",
+        ]
+    );
+}
+
+#[test]
+fn memory_is_of_one_kind_of_page_and_on_one_node_or_near() {
+    let text = "version: 1
+vms:
+  a: {memory: {size: 1GiB, numa: auto, transparent-hugepages: true}, boot: {kernel: /k}}
+  b: {memory: {size: 1GiB, numa: 1, hugepages: 2MiB, transparent-hugepages: true}, boot: {kernel: /k}}
+";
+    assert_eq!(
+        problems(text),
+        ["4:77: Memory is of `hugepages`, or of pages that may become huge: not both (take one of them out)"]
+    );
+}

@@ -211,12 +211,24 @@ pub struct Vm {
     /// It has a virtio source of entropy, fed by the host's random number generator.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rng: bool,
+    /// What the console of `throughway run` is in the guest.
+    #[serde(default, skip_serializing_if = "GuestConsole::is_serial")]
+    pub console: GuestConsole,
+    /// It has a socket to the host (vsock(7)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
     /// What a guest reset does.
     #[serde(default)]
     pub on_reset: OnReset,
     /// What an error that a device reports does.
     #[serde(default)]
     pub on_device_error: OnDeviceError,
+    /// It has a pvpanic port, by which its kernel tells of a panic, and what that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_panic: Option<OnTrouble>,
+    /// It has a watchdog (i6300esb), and what it does when the guest has not reloaded it in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<OnTrouble>,
 }
 
 /// Processors.
@@ -322,13 +334,43 @@ pub struct MemoryDetail {
     /// Touch all of it before the guest starts.
     #[serde(default)]
     pub prefault: bool,
+    /// Where it lies: on a NUMA node by its number, or `auto`: near the processors of `cpuset`, else near the guest's devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numa: Option<MemoryNuma>,
+    /// Ask the kernel for transparent huge pages.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub transparent_hugepages: bool,
+}
+
+/// Where a guest's memory lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "write auto, or the number of a NUMA node")]
+pub enum MemoryNuma {
+    /// By what the guest has.
+    Near(NearNuma),
+    /// On this node, and on no other.
+    Node(u32),
+}
+
+/// By what the guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NearNuma {
+    /// Near the processors of `cpuset`, else near the devices; elsewhere where there is no memory left.
+    Auto,
 }
 
 impl Memory {
     /// In detail.
     pub fn detail(self) -> MemoryDetail {
         match self {
-            Self::Size(size) => MemoryDetail { size, hugepages: None, prefault: false },
+            Self::Size(size) => MemoryDetail {
+                size,
+                hugepages: None,
+                prefault: false,
+                numa: None,
+                transparent_hugepages: false,
+            },
             Self::Detail(detail) => detail,
         }
     }
@@ -514,4 +556,45 @@ pub enum OnDeviceError {
     Detach,
     /// Is logged.
     Ignore,
+}
+
+/// What trouble of the guest's own does: a panic of its kernel, a watchdog that it did not reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnTrouble {
+    /// Is logged, and nothing else.
+    #[serde(alias = "none")]
+    Log,
+    /// Stops its processors where they are, to be looked at.
+    Pause,
+    /// Resets the guest.
+    Reset,
+    /// Stops the guest.
+    Stop,
+}
+
+/// What the console of `throughway run` is in the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestConsole {
+    /// COM1: `ttyS0` to Linux.
+    #[default]
+    Serial,
+    /// A virtio console, `hvc0` to Linux, which is much faster. What comes out of COM1 is shown too.
+    Virtio,
+}
+
+impl GuestConsole {
+    fn is_serial(&self) -> bool {
+        *self == Self::Serial
+    }
+}
+
+/// A socket to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Vsock {
+    /// The guest's context ID, by which the host's programs reach it: 3 or more, and no other guest's.
+    #[schemars(range(min = 3, max = 4_294_967_294_u32))]
+    pub cid: u32,
 }

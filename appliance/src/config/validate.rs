@@ -23,6 +23,7 @@ pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> 
         macs: BTreeMap::new(),
         devices: BTreeMap::new(),
         images: BTreeMap::new(),
+        cids: BTreeMap::new(),
     };
     if config.version != 1 {
         let message = format!("Version {} of the file's format is not known", config.version);
@@ -49,6 +50,8 @@ struct Check<'a> {
     devices: BTreeMap<&'a str, String>,
     /// Which disk an image is, and whether only to read.
     images: BTreeMap<&'a Path, (String, bool)>,
+    /// Which guest has a vsock's context ID.
+    cids: BTreeMap<u32, &'a str>,
 }
 
 impl<'a> Check<'a> {
@@ -277,7 +280,15 @@ impl<'a> Check<'a> {
             let message = format!("{} is not a whole number of {} pages", memory.size, super::Size(page));
             self.report(&["vms", name, "memory"], message, None);
         }
+        if memory.transparent_hugepages && memory.hugepages.is_some() {
+            let help = Some("take one of them out".to_owned());
+            let path = ["vms", name, "memory", "transparent-hugepages"];
+            self.report(&path, "Memory is of `hugepages`, or of pages that may become huge: not both", help);
+        }
         self.boot(name, vm);
+        if let Some(vsock) = &vm.vsock {
+            self.cid(name, vsock.cid);
+        }
         for (key, nic) in &vm.nics {
             self.nic(name, key, nic);
         }
@@ -295,6 +306,16 @@ impl<'a> Check<'a> {
                 let help = Some("give its VFs away, or take it out of `sriov:`".to_owned());
                 self.report(&path, format!("`{}` has VFs and cannot be given away whole", pci.device), help);
             }
+        }
+    }
+
+    fn cid(&mut self, name: &'a str, cid: u32) {
+        let path = ["vms", name, "vsock", "cid"];
+        if !(3..u32::MAX).contains(&cid) {
+            let help = Some("0 to 2 are the host's; take a number from 3 on".to_owned());
+            self.report(&path, format!("A guest cannot have the vsock CID {cid}"), help);
+        } else if let Some(first) = self.cids.insert(cid, name) {
+            self.report(&path, format!("The vsock CID {cid} is that of guest `{first}` already"), None);
         }
     }
 

@@ -9,7 +9,7 @@
 #define DATA3 0x20
 #define CODE32 0x28
 #define TSS 0x30
-#define MOST_CPUS 8
+#define MOST_CPUS 64
 #define GDT_LIMIT (TSS + 16 * MOST_CPUS - 1)
 
 #define EXCEPTIONS 32
@@ -74,6 +74,12 @@ char get(void);
 void power_off(void);
 void reset_by_acpi(void);
 void wait_for_power_button(void);
+// Address of an ACPI table, by its signature; 0 where there is none.
+u64 find_table(const char *name);
+
+// topology.c: what CPUID says of a processor's place. Noted in ring 0: ring 3 may hear of the host's.
+void note_place(u32 cpu);
+void topology(u64 cpus);
 
 // chipset.c
 void clocks(void);
@@ -99,6 +105,10 @@ void disk(void);
 void requests(void);
 // virtio.c
 void entropy(void);
+
+// trouble.c
+void panic(u8 events);
+void watchdog(u32 ticks, u64 reloads);
 
 // garbage.c
 // Before any garbage: what functions and BARs there are.

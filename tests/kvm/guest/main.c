@@ -31,6 +31,14 @@ u64 kernel_main(u32 cpu, u64 stack)
     u64 base = (u64)task, limit = sizeof *task - 1;
     gdt[TSS / 8 + 2 * cpu] = limit | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
     gdt[TSS / 8 + 2 * cpu + 1] = base >> 32;
+    if (word_is("test", "topology")) {
+        note_place(cpu);
+        if (cpu)
+            ready[cpu] = DONE;
+        // They would take time from the one that speaks.
+        while (cpu)
+            __asm__ volatile("cli; hlt");
+    }
     if (cpu)
         return 2;
     for (u64 vector = 0; vector < EXCEPTIONS; vector++)
@@ -220,6 +228,10 @@ void user_main(u32 cpu)
         start_processors(cpus);
         wait_for_processors(cpus);
         print("all are up\n");
+    } else if (word_is("test", "topology")) {
+        start_processors(cpus);
+        wait_for_processors(cpus);
+        topology(cpus);
     } else if (word_is("test", "memory")) {
         memory();
     } else if (word_is("test", "pci")) {
@@ -268,6 +280,23 @@ void user_main(u32 cpu)
         requests();
     } else if (word_is("test", "entropy")) {
         entropy();
+    } else if (word_is("test", "panic")) {
+        u64 count = boots();
+        print("boot %u\n", count);
+        if (count == 1) {
+            panic((u8)number("events", 1));
+            if (word_is("then", "spin"))
+                for (;;)
+                    __asm__ volatile("pause");
+        }
+        print("it goes on\n");
+    } else if (word_is("test", "watchdog")) {
+        u64 count = boots();
+        print("boot %u\n", count);
+        watchdog(count == 1 ? 50 : 0xfffff, number("reloads", 3));
+        if (count == 1 && !word_is("then", "end"))
+            for (;;)
+                __asm__ volatile("pause");
     } else if (word_is("test", "device")) {
         u64 count = boots();
         print("boot %u\n", count);

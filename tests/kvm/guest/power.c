@@ -9,16 +9,19 @@ static bool is(u64 at, const char *name)
     return true;
 }
 
-// The FADT (ACPI 6.5, 5.2.9), from the RSDP by the XSDT.
-static u64 fadt(void)
+// From the RSDP by the XSDT.
+u64 find_table(const char *name)
 {
     u64 xsdt = read64(boot()->rsdp + 24);
     for (u64 entry = xsdt + 36; entry < xsdt + read32(xsdt + 4); entry += 8)
-        if (is(read64(entry), "FACP"))
+        if (is(read64(entry), name))
             return read64(entry);
-    print("no FADT\n");
+    print("no %s\n", name);
     return 0;
 }
+
+// ACPI 6.5, 5.2.9.
+static u64 fadt(void) { return find_table("FACP"); }
 
 // The sleep type of S5: the first element of the package \_S5 in the DSDT.
 static u16 sleep_type_s5(u64 table)

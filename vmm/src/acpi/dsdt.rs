@@ -13,9 +13,12 @@ use acpi_tables::sdt::Sdt;
 
 use super::{AcpiSpec, Decoding, Error, OEM, OEM_REVISION, OEM_TABLE, SLEEP_TYPE_S5, Windows};
 use crate::layout;
+use crate::legacy::ports;
 
 /// Address of the LPC bridge, 00:1f.0, as `_ADR` has it: device, function.
 const LPC_ADDRESS: u32 = 0x1f << 16;
+/// `_STA`: present, enabled, shown and working (ACPI 6.5, 6.3.7).
+const DEVICE_PRESENT: u8 = 0xf;
 /// Ports of the power management block (ICH9 datasheet, 13.8.3).
 const PM_BLOCK_LENGTH: u8 = 0x80;
 /// The interface of `_OSC` for PCI host bridges (PCI Firmware Specification 3.3, 4.5.1).
@@ -32,7 +35,7 @@ pub(super) fn build(spec: &AcpiSpec) -> Result<Sdt, Error> {
     let mut aml = Vec::new();
     let sleep = Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
     Name::new("\\_S5_".into(), &sleep).to_aml_bytes(&mut aml);
-    let host_bridge = host_bridge(&spec.windows)?;
+    let host_bridge = host_bridge(&spec.windows, spec.panic_port)?;
     let chipset = chipset_resources(spec.decoding);
     let cpus: Vec<_> = (0..spec.cpus.count()).map(Processor).collect();
     let mut devices: Vec<&dyn Aml> = vec![&host_bridge, &chipset];
@@ -73,7 +76,7 @@ impl Aml for Processor {
 }
 
 /// The PCI Express root complex: its windows, its interrupts, and what of it the guest controls.
-fn host_bridge(windows: &Windows) -> Result<Made, Error> {
+fn host_bridge(windows: &Windows, panic_port: bool) -> Result<Made, Error> {
     Ok(Made::of(&Device::new(
         "PCI0".into(),
         vec![
@@ -86,7 +89,7 @@ fn host_bridge(windows: &Windows) -> Result<Made, Error> {
             &bridge_windows(windows)?,
             &interrupt_routes(),
             &control_method(),
-            &lpc_bridge(),
+            &lpc_bridge(panic_port),
         ],
     )))
 }
@@ -162,16 +165,28 @@ fn control_method() -> Made {
     ))
 }
 
-/// The LPC bridge and what sits behind it: COM1 and the clock.
+/// The LPC bridge and what sits behind it: COM1, the clock, and the pvpanic port where there is one.
 ///
 /// No keyboard controller: the machine has only its reset line, and a guest that looked for a keyboard would wait.
-fn lpc_bridge() -> Made {
+fn lpc_bridge(panic_port: bool) -> Made {
+    let address = Name::new("_ADR".into(), &LPC_ADDRESS);
+    let serial = isa_device("COM1", "PNP0501", &IO::new(0x3f8, 0x3f8, 1, 8), 4);
+    let clock = isa_device("RTC_", "PNP0B00", &IO::new(0x70, 0x70, 1, 2), 8);
+    let panic = panic_port.then(pvpanic);
+    let mut behind: Vec<&dyn Aml> = vec![&address, &serial, &clock];
+    behind.extend(panic.as_ref().map(|device| device as &dyn Aml));
+    Made::of(&Device::new("LPC_".into(), behind))
+}
+
+/// The port by which a guest tells of a panic (QEMU, docs/specs/pvpanic.rst).
+fn pvpanic() -> Made {
+    let ports = IO::new(ports::PVPANIC, ports::PVPANIC, 1, 1);
     Made::of(&Device::new(
-        "LPC_".into(),
+        "PEVT".into(),
         vec![
-            &Name::new("_ADR".into(), &LPC_ADDRESS),
-            &isa_device("COM1", "PNP0501", &IO::new(0x3f8, 0x3f8, 1, 8), 4),
-            &isa_device("RTC_", "PNP0B00", &IO::new(0x70, 0x70, 1, 2), 8),
+            &Name::new("_HID".into(), &"QEMU0001"),
+            &Name::new("_STA".into(), &DEVICE_PRESENT),
+            &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports])),
         ],
     ))
 }

@@ -71,6 +71,8 @@ pub struct AcpiSpec {
     pub windows: Windows,
     /// Where the chipset decodes.
     pub decoding: Decoding,
+    /// There is a pvpanic port.
+    pub panic_port: bool,
 }
 
 /// Where the chipset decodes what the tables name: fixed under direct boot, and the firmware's to say under UEFI.

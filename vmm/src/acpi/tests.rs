@@ -13,6 +13,7 @@ fn spec(sockets: u32, cores: u32, threads: u32) -> AcpiSpec {
             mmio64: std::iter::once(0x40_0000_0000..0x80_0000_0000).collect(),
         },
         decoding: Decoding::default(),
+        panic_port: false,
     }
 }
 
@@ -293,6 +294,19 @@ fn tables_name_what_the_chipset_decodes() {
     assert_eq!([56, 64, 76, 80].map(|at| u32_at(fadt, at)), [0xb000, 0xb004, 0xb008, 0xb020]);
 }
 
+#[test]
+fn a_panic_port_is_there_when_it_is_asked_for() {
+    let has = |panic_port| {
+        let guest = Guest::of(&AcpiSpec { panic_port, ..spec(1, 1, 1) });
+        let dsdt = guest.table(u64_at(guest.find(b"FACP"), 140)).to_vec();
+        // The name, and an I/O descriptor with the port as its least and its greatest (ACPI 6.5, 6.4.2.5).
+        let port = [0x47, 1, 0x05, 0x05, 0x05, 0x05, 1, 1];
+        [&b"QEMU0001"[..], &port].map(|wanted| dsdt.windows(wanted.len()).any(|found| found == wanted))
+    };
+    assert_eq!(has(true), [true, true]);
+    assert_eq!(has(false), [false, false]);
+}
+
 proptest! {
     #[test]
     fn any_spec_makes_sound_tables_or_an_error(
@@ -303,7 +317,7 @@ proptest! {
         let low = low.0 >> 32..low.1 >> 31;
         let windows = Windows { mmio32: vec![low], mmio64: high.map(|(start, end)| start..end).into_iter().collect() };
         let cpus = CpuSpec { sockets, cores, threads };
-        if let Ok(bytes) = build(&AcpiSpec { cpus, windows, decoding: Decoding::default() }) {
+        if let Ok(bytes) = build(&AcpiSpec { cpus, windows, decoding: Decoding::default(), panic_port: true }) {
             let guest = Guest(bytes);
             let listed = madt(guest.find(b"APIC")).into_iter().filter_map(|(kind, s)| match kind {
                 0 => Some(u32::from(s[3])),

@@ -216,6 +216,8 @@ pub enum Ended {
     Crash,
     /// A device failed.
     DeviceError,
+    /// Its kernel panicked or its watchdog ran out.
+    Trouble,
     /// Throughway or the host failed.
     Fault,
 }

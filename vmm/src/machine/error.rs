@@ -45,6 +45,9 @@ pub enum Error {
     /// A chipset function that contradicts itself.
     #[error(transparent)]
     Layout(#[from] pci::LayoutError),
+    /// The watchdog cannot be made.
+    #[error(transparent)]
+    Watchdog(#[from] pci::watchdog::WatchdogError),
     /// More slots and virtio devices than root ports.
     #[error("A guest has at most 30 slots for PCI functions and virtio devices")]
     TooManySlots,

@@ -14,7 +14,7 @@ use crate::legacy::PowerManagement;
 use crate::memory::GuestRam;
 use crate::passthrough::{PassthroughDevice, Placement, map_guest_ram};
 use crate::pci::host_bridge::PowerOn;
-use crate::pci::{self, Devfn, PciDevice, Place, Request, Root, RootPort, Space, host_bridge};
+use crate::pci::{self, Devfn, PciDevice, Place, Request, Root, RootPort, Space, Watchdog, host_bridge};
 use crate::spec::{CpuSpec, Slot, VirtioSlot};
 use crate::vcpu::Buses;
 use crate::virtio::{Class, VirtioFunction};
@@ -27,6 +27,8 @@ const FIRST_PORT: u8 = 1;
 const LAST_PORT: u8 = 30;
 /// LPC bridge.
 const LPC: u8 = 31;
+/// The watchdog is a function of the same device.
+const WATCHDOG_FUNCTION: u8 = 4;
 
 /// A descriptor that the machine's loop watches, and whose it is.
 struct Watch {
@@ -116,6 +118,15 @@ impl Hierarchy {
         Ok(self.root.add(place, device)?)
     }
 
+    /// Puts the watchdog beside the LPC bridge, where no port is.
+    pub(super) fn add_watchdog(&mut self) -> Result<(), Error> {
+        let place = Place::Root(Devfn::new(LPC, WATCHDOG_FUNCTION).ok_or(Error::TooManySlots)?);
+        let device: Arc<dyn PciDevice> = Arc::new(Watchdog::new()?);
+        self.root.add(place, Arc::clone(&device))?;
+        self.watches.push(Watch { device, token: 0 });
+        Ok(())
+    }
+
     /// What each virtio device says of itself.
     pub(super) fn each_report(&self, log: impl Fn(&str)) {
         for device in &self.virtio {
@@ -201,7 +212,7 @@ impl Hierarchy {
     }
 
     /// For firmware, which places all BARs itself: the tables of the machine as it has set it up by then.
-    pub(super) fn tables(&self, cpus: CpuSpec) -> Tables {
+    pub(super) fn tables(&self, cpus: CpuSpec, panic_port: bool) -> Tables {
         let root = Arc::downgrade(&self.root);
         let mmio64 = Space { iova: None, ..self.space.clone() }.mmio64();
         Box::new(move || {
@@ -214,6 +225,7 @@ impl Hierarchy {
                 cpus,
                 windows: acpi::Windows { mmio32, mmio64: mmio64.clone() },
                 decoding,
+                panic_port,
             })
         })
     }

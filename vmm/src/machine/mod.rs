@@ -40,13 +40,13 @@ use shutdowns::Shutdowns;
 use start::Start;
 
 use crate::bus::Bus;
-use crate::control::{Recent, RunState};
-use crate::legacy::{Cmos, I8042, PowerManagement, SerialPort, ports};
+use crate::control::{Message, Recent, RunState};
+use crate::legacy::{Cmos, I8042, PowerManagement, PvPanic, SerialPort, ports};
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::{GuestRam, KvmSlots};
 use crate::outcome::{Crash, CrashKind};
 use crate::pci::host_bridge::PowerOn;
-use crate::spec::{Boot, OnDeviceError, OnReset, Resources};
+use crate::spec::{Boot, OnDeviceError, OnReset, OnTrouble, Resources};
 use crate::vcpu::{self, Buses, Starts};
 use crate::vm::{IrqchipState, Vm};
 use crate::{Action, Outcome, VmSpec, layout};
@@ -79,7 +79,7 @@ impl Machine {
     pub fn new(spec: VmSpec, Begun(making): Begun) -> Result<Self, Error> {
         vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
         let vm = making.vm()?;
-        let ram = Arc::new(GuestRam::new(&spec.memory)?);
+        let ram = Arc::new(GuestRam::with_policy(&spec.memory, &spec.memory_policy)?);
         ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
         vm.create_interrupt_controllers()?;
         let mailbox = Arc::new(Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?);
@@ -148,6 +148,7 @@ struct Running {
     hierarchy: Hierarchy,
     pm: Arc<PowerManagement>,
     serial: Arc<SerialPort>,
+    panic: Option<Arc<PvPanic>>,
     console: ConsoleInput,
     events: Events,
     irqchip: Option<IrqchipState>,
@@ -175,12 +176,19 @@ impl Running {
         machine.recent.has_log(console.log.is_some());
         let serial = SerialPort::new(&machine.vm, console.output, console.log, &machine.recent)?;
         insert_legacy(&buses, &machine.ram, &serial)?;
+        let panic = machine.spec.on_panic.map(|_| Arc::new(PvPanic::default()));
+        if let Some(port) = &panic {
+            buses.pio.insert(ports::PVPANIC.into(), 1, Arc::clone(port) as _)?;
+        }
 
         let chipset = (&pm, power_on);
         let mut hierarchy =
             Hierarchy::build(&machine.vm, &machine.ram, &buses, chipset, slots, address_bits)?;
         for slot in virtio {
             hierarchy.add_virtio(&machine.vm, &machine.ram, slot)?;
+        }
+        if machine.spec.watchdog.is_some() {
+            hierarchy.add_watchdog()?;
         }
         let start = Start::new(&machine, &buses, &hierarchy, boot, address_bits)?;
 
@@ -206,6 +214,7 @@ impl Running {
             hierarchy,
             pm,
             serial,
+            panic,
             console,
             events,
             irqchip,
@@ -322,6 +331,14 @@ impl Running {
             Action::PowerOff => Ok(Some(Outcome::PowerOff)),
             Action::Reset => self.reset(),
             Action::DeviceError { device, what } => self.device_error(device, what),
+            Action::Panicked => self.trouble("a panic of its kernel", "on-panic", self.machine.spec.on_panic),
+            Action::CrashKernel => {
+                tracing::warn!("A panic of the guest's kernel; its crash kernel goes on");
+                Ok(None)
+            }
+            Action::WatchdogExpired => {
+                self.trouble("its watchdog was not reloaded in time", "watchdog", self.machine.spec.watchdog)
+            }
         }
     }
 
@@ -334,6 +351,32 @@ impl Running {
         }
         tracing::warn!("{crash}\nThe guest is reset, as a board does after a triple fault");
         self.reset()
+    }
+
+    fn trouble(
+        &mut self,
+        what: &'static str,
+        key: &str,
+        policy: Option<OnTrouble>,
+    ) -> Result<Option<Outcome>, Error> {
+        match policy.unwrap_or(OnTrouble::Log) {
+            OnTrouble::Log => {
+                tracing::error!("The guest is in trouble: {what}; it goes on, as `{key}: log` asks");
+                Ok(None)
+            }
+            OnTrouble::Pause => {
+                tracing::error!("The guest is in trouble: {what}; it is paused, as `{key}: pause` asks");
+                if let Message::Error(refusal) = self.pause() {
+                    tracing::error!("Pausing the guest: {}", refusal.message);
+                }
+                Ok(None)
+            }
+            OnTrouble::Reset => {
+                tracing::error!("The guest is in trouble: {what}; it is reset, as `{key}: reset` asks");
+                self.reset()
+            }
+            OnTrouble::Stop => Ok(Some(Outcome::Trouble { what })),
+        }
     }
 
     fn device_error(&mut self, device: String, what: String) -> Result<Option<Outcome>, Error> {
@@ -369,6 +412,9 @@ impl Running {
         self.machine.mailbox.forget_guest();
         self.hierarchy.reset();
         self.pm.reset();
+        if let Some(panic) = &self.panic {
+            panic.reset();
+        }
         let once = self.controlled.starts_again();
         self.start.reset(once.and_then(|name| self.hierarchy.boot_order(&[name]).first().copied()));
         self.serial.reset().map_err(Error::io("Resetting COM1"))?;

@@ -188,7 +188,7 @@ impl Running {
         Ok(Done::Answer(answer))
     }
 
-    fn pause(&mut self) -> Message {
+    pub(super) fn pause(&mut self) -> Message {
         if self.controlled.is_paused() {
             return Message::Done;
         }
@@ -206,7 +206,7 @@ impl Running {
             return Message::failed(format!("{why}; the guest goes on. Try again later"));
         }
         self.controlled.set(RunState::Paused);
-        tracing::info!("The guest is paused, as was asked for");
+        tracing::info!("The guest is paused");
         Message::Done
     }
 
@@ -297,6 +297,7 @@ impl Running {
             Ok(Outcome::Stopped) => Ended::Stopped,
             Ok(Outcome::Crash(_)) => Ended::Crash,
             Ok(Outcome::DeviceError { .. }) => Ended::DeviceError,
+            Ok(Outcome::Trouble { .. }) => Ended::Trouble,
             Err(_) => Ended::Fault,
         };
         if let Some(server) = self.controlled.server.take() {

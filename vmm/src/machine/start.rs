@@ -38,7 +38,7 @@ impl Start {
             order: hierarchy.boot_order(&firmware.order),
             once: hierarchy.boot_order(firmware.once.as_slice()).first().copied(),
         };
-        let tables = hierarchy.tables(spec.cpus);
+        let tables = hierarchy.tables(spec.cpus, spec.on_panic.is_some());
         Ok(Self::Firmware(Box::new(Installed::new(vm, ram, buses, firmware, &described, tables)?)))
     }
 
@@ -52,7 +52,9 @@ impl Start {
         let Self::Kernel { kernel, initrd } = self else { return Ok(None) };
         let Machine { spec, ram, .. } = machine;
         let windows = hierarchy.program()?;
-        let spec_of_tables = acpi::AcpiSpec { cpus: spec.cpus, windows, decoding: acpi::Decoding::default() };
+        let decoding = acpi::Decoding::default();
+        let panic_port = spec.on_panic.is_some();
+        let spec_of_tables = acpi::AcpiSpec { cpus: spec.cpus, windows, decoding, panic_port };
         let rsdp = acpi::write(ram.memory(), &spec_of_tables)?;
         let entry = boot::load(ram.memory(), ram.size(), kernel, initrd.as_mut(), &spec.cmdline, rsdp)?;
         Ok(Some(entry))

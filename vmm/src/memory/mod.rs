@@ -1,6 +1,9 @@
 //! Guest RAM: one memfd (or hugetlbfs memfd), mapped once here, shown to KVM, IOMMUs and servers by listeners.
 
 mod kvm_slots;
+mod policy;
+#[cfg(any(test, feature = "testing"))]
+mod walled;
 
 use std::fs::File;
 use std::io;
@@ -13,9 +16,11 @@ use vm_memory::{
 };
 
 pub use kvm_slots::KvmSlots;
+#[cfg(any(test, feature = "testing"))]
+pub use walled::walled;
 
 use crate::layout;
-use crate::spec::MemorySpec;
+use crate::spec::{MemoryPolicy, MemorySpec};
 
 /// Guest RAM cannot be had as asked for.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +85,11 @@ pub struct GuestRam {
 impl GuestRam {
     /// Makes it: below [`layout::LOW_RAM_END`], and from 4 GiB what does not fit there.
     pub fn new(spec: &MemorySpec) -> Result<Self, Error> {
+        Self::with_policy(spec, &MemoryPolicy::default())
+    }
+
+    /// The same, at a place of the host's that is not left to it.
+    pub fn with_policy(spec: &MemorySpec, policy: &MemoryPolicy) -> Result<Self, Error> {
         let page = spec.hugepages.unwrap_or(4096);
         if spec.size == 0 || page == 0 || !spec.size.is_multiple_of(page) {
             return Err(Error::Size { size: spec.size, page });
@@ -100,6 +110,11 @@ impl GuestRam {
         let memory = GuestRegionCollection::from_regions(regions)
             .map_err(|error| failed("laying out regions")(io::Error::other(error.to_string())))?;
         let ram = Self { memory, listeners: Mutex::default(), size: spec.size };
+        if *policy != MemoryPolicy::default() {
+            for region in ram.regions() {
+                policy::apply(policy, &region).map_err(|(doing, source)| failed(doing)(source))?;
+            }
+        }
         if spec.prefault {
             ram.prefault().map_err(failed("touching all of it"))?;
         }

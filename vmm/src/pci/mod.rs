@@ -8,6 +8,7 @@ pub mod place;
 pub mod planner;
 pub mod root;
 pub mod root_port;
+pub mod watchdog;
 
 pub use config_space::{ConfigSpace, Header, Identity, LayoutError};
 pub use device::{BarKind, BarSpec, ConfigEffect, PciDevice, Window};
@@ -15,3 +16,4 @@ pub use place::{Devfn, Place};
 pub use planner::{Plan, PlanError, Request, Space, Windows, plan};
 pub use root::{AddError, Root};
 pub use root_port::RootPort;
+pub use watchdog::Watchdog;

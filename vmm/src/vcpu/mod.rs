@@ -260,8 +260,8 @@ impl Runner<'_> {
     fn after(&self, action: Action) -> Turn {
         match action {
             Action::None => Turn::Again,
-            // The device's own error does not stop the processor: the policy may be to ignore it.
-            Action::DeviceError { .. } => {
+            // These do not stop the processor by themselves: the policy may be to go on.
+            Action::DeviceError { .. } | Action::Panicked | Action::CrashKernel | Action::WatchdogExpired => {
                 self.mailbox.post(Event::Action(action));
                 Turn::Again
             }

@@ -10,6 +10,7 @@
 //! - after a reset has returned, no worker runs and nothing of guest memory is held.
 
 pub mod blk;
+pub mod console;
 mod device;
 mod interrupts;
 pub mod net;
@@ -19,6 +20,7 @@ pub mod rng;
 pub mod scsi;
 #[cfg(test)]
 mod testing;
+pub mod vsock;
 mod worker;
 
 pub use device::{ActivateError, Activation, ActiveQueue, Class, VirtioDevice, feature};

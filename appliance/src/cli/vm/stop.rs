@@ -36,6 +36,9 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
         Some(Ended::Reset) => format!("Guest `{vm}` has reset, and ended with that."),
         Some(Ended::Crash) => format!("Guest `{vm}` crashed while it was to stop; its log says how."),
         Some(Ended::DeviceError) => format!("Guest `{vm}` ended by a device's error; its log says which."),
+        Some(Ended::Trouble) => {
+            format!("Guest `{vm}` panicked or hung while it was to stop; its log says which.")
+        }
         Some(Ended::Fault) | None => {
             let error = anyhow::anyhow!("Guest `{vm}` ended without saying how; its log may");
             return Err(Failure::Fault(error));

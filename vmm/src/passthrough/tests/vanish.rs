@@ -93,6 +93,9 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
         cmdline: String::new(),
         on_reset: OnReset::Restart,
         on_device_error: policy,
+        memory_policy: Default::default(),
+        on_panic: None,
+        watchdog: None,
     };
     let machine = Machine::new(spec, Begun::begin().unwrap()).unwrap();
     let handle = machine.handle();

@@ -8,7 +8,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod user;
-mod vhost;
+pub(super) mod vhost;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,16 +1,14 @@
 //! The card with a tap of a network namespace of its own, as far as this machine lets one be made.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
 
 use super::*;
 use crate::memory::GuestRam;
@@ -19,63 +17,13 @@ use crate::virtio::testing::{LAYOUT, NEXT, WRITE, describe, eventually, publish,
 use crate::virtio::{Ring, RingLayout};
 use crate::vm::Signal;
 
-ioctl_iow_nr!(TUNSETIFF, 0x54, 202, libc::c_int);
-
 const SPEC: NetSpec = NetSpec { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
 const TRANSMIT: RingLayout = RingLayout { size: 16, descriptors: 0x4000, available: 0x5000, used: 0x6000 };
 
 /// A tap that is up, and a packet socket on it, in a network namespace of this thread; `None` with the reason printed
 /// where it cannot be made.
 fn tap() -> Option<(OwnedFd, File)> {
-    let made = || -> io::Result<(OwnedFd, File)> {
-        // SAFETY: only this thread goes into a namespace of its own.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-        // SAFETY: an `ifreq` of zeroes is one.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (slot, byte) in request.ifr_name.iter_mut().zip(*b"t0") {
-            *slot = byte.cast_signed();
-        }
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap();
-        // SAFETY: the descriptor is open, and the kernel reads one `ifreq`.
-        if unsafe { ioctl_with_ref(&tap, TUNSETIFF(), &request) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let all = i32::from(u16::try_from(libc::ETH_P_ALL).unwrap().to_be());
-        // SAFETY: socket(2) takes numbers; the answer is checked and owned here alone.
-        let socket = unsafe {
-            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, all);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            <File as std::os::fd::FromRawFd>::from_raw_fd(fd)
-        };
-        request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap();
-        // SAFETY: the socket is open, and both calls take one `ifreq`.
-        unsafe {
-            if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) != 0
-                || libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &mut request) != 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        // SAFETY: an address of zeroes is one; SIOCGIFINDEX has filled in the index.
-        let (mut address, index): (libc::sockaddr_ll, i32) =
-            unsafe { (std::mem::zeroed(), request.ifr_ifru.ifru_ifindex) };
-        address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
-        address.sll_protocol = u16::try_from(all).unwrap();
-        address.sll_ifindex = index;
-        let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
-        // SAFETY: the socket is open, and `address` is as long as is said.
-        if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok((tap.into(), socket))
-    };
-    made().inspect_err(|error| eprintln!("skipped: no tap: {error}")).ok()
+    crate::testing::tap().inspect_err(|error| eprintln!("skipped: no tap: {error}")).ok()
 }
 
 fn ram() -> Arc<GuestRam> {

@@ -24,7 +24,7 @@ struct RingFile {
 
 ioctl_iow_nr!(VHOST_NET_SET_BACKEND, 0xaf, 0x30, RingFile);
 
-fn failed(error: ::vhost::Error) -> io::Error {
+pub(in crate::virtio) fn failed(error: ::vhost::Error) -> io::Error {
     match error {
         ::vhost::Error::IoctlError(source) => source,
         error => io::Error::other(error.to_string()),
@@ -32,9 +32,21 @@ fn failed(error: ::vhost::Error) -> io::Error {
 }
 
 /// Descriptor and memory together, as the crate wants them for a call.
-struct Calls {
+pub(in crate::virtio) struct Calls {
     fd: Arc<File>,
     memory: Arc<Memory>,
+}
+
+impl Calls {
+    /// For calls that are not about guest memory.
+    pub(in crate::virtio) fn new(fd: &Arc<File>) -> Self {
+        Self { fd: Arc::clone(fd), memory: Arc::default() }
+    }
+
+    /// For those that are.
+    pub(in crate::virtio) fn of(fd: &Arc<File>, ram: &GuestRam) -> Self {
+        Self { fd: Arc::clone(fd), memory: Arc::new(ram.memory().clone()) }
+    }
 }
 
 impl AsRawFd for Calls {
@@ -53,7 +65,7 @@ impl VhostKernBackend for Calls {
 
 /// The memory tables of one card's vhosts: a listener of guest RAM, so that they never differ from it.
 #[derive(Default)]
-pub(super) struct Tables(Mutex<TableState>);
+pub(in crate::virtio) struct Tables(Mutex<TableState>);
 
 #[derive(Default)]
 struct TableState {
@@ -65,7 +77,7 @@ struct TableState {
 
 impl Tables {
     /// Hears of guest RAM from now on.
-    pub(super) fn follow(self: &Arc<Self>, ram: &GuestRam) -> io::Result<()> {
+    pub(in crate::virtio) fn follow(self: &Arc<Self>, ram: &GuestRam) -> io::Result<()> {
         let known = std::mem::replace(&mut self.lock().listening, true);
         if known { Ok(()) } else { ram.listen(Arc::clone(self) as _).map_err(io::Error::other) }
     }
@@ -75,21 +87,22 @@ impl Tables {
     }
 
     /// Gives the table to one more.
-    fn give(&self, fd: &Arc<File>) -> io::Result<()> {
+    pub(in crate::virtio) fn give(&self, fd: &Arc<File>) -> io::Result<()> {
         let mut state = self.lock();
         set_table(fd, &state.regions)?;
         state.live.push(Arc::clone(fd));
         Ok(())
     }
 
-    fn take(&self, fd: &Arc<File>) {
+    /// It needs no table any more.
+    pub(in crate::virtio) fn take(&self, fd: &Arc<File>) {
         self.lock().live.retain(|live| !Arc::ptr_eq(live, fd));
     }
 }
 
 fn set_table(fd: &Arc<File>, regions: &[VhostUserMemoryRegionInfo]) -> io::Result<()> {
     // The table is told by addresses of this process; guest memory itself is not asked for.
-    let calls = Calls { fd: Arc::clone(fd), memory: Arc::default() };
+    let calls = Calls::new(fd);
     calls.set_mem_table(regions).map(|_| ()).map_err(failed)
 }
 
@@ -127,7 +140,7 @@ impl VhostNet {
     /// `fd` is of /dev/vhost-net.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         let fd = Arc::new(File::from(fd));
-        let calls = Calls { fd: Arc::clone(&fd), memory: Arc::default() };
+        let calls = Calls::new(&fd);
         let features = calls.get_features().map_err(failed)?;
         Ok(Self { fd, features, owned: false, running: None })
     }
@@ -139,7 +152,7 @@ impl VhostNet {
 
     /// Before its rings: features and memory.
     pub(super) fn begin(&mut self, tables: &Tables, features: u64, ram: &GuestRam) -> io::Result<()> {
-        let calls = Calls { fd: Arc::clone(&self.fd), memory: Arc::new(ram.memory().clone()) };
+        let calls = Calls::of(&self.fd, ram);
         if !self.owned {
             calls.set_owner().map_err(failed)?;
             self.owned = true;
@@ -158,24 +171,7 @@ impl VhostNet {
         error: &Signal,
     ) -> io::Result<()> {
         let Some(calls) = &self.running else { return Ok(()) };
-        let layout = queue.ring.layout();
-        let config = VringConfigData {
-            queue_max_size: layout.size,
-            queue_size: layout.size,
-            flags: 0,
-            desc_table_addr: layout.descriptors,
-            used_ring_addr: layout.used,
-            avail_ring_addr: layout.available,
-            log_addr: None,
-        };
-        calls
-            .set_vring_num(ring, layout.size)
-            .and_then(|()| calls.set_vring_base(ring, 0))
-            .and_then(|()| calls.set_vring_addr(ring, &config))
-            .and_then(|()| calls.set_vring_call(ring, call.eventfd()))
-            .and_then(|()| calls.set_vring_err(ring, error.eventfd()))
-            .and_then(|()| calls.set_vring_kick(ring, queue.kick.eventfd()))
-            .map_err(failed)
+        set_ring(calls, ring, queue, call, error)
     }
 
     /// Both rings begin with the tap as their other end, or end.
@@ -209,4 +205,32 @@ impl VhostNet {
             tables.take(&self.fd);
         }
     }
+}
+
+/// Tells the kernel of one ring: where it is, and what signals it.
+pub(in crate::virtio) fn set_ring(
+    calls: &Calls,
+    ring: usize,
+    queue: &ActiveQueue,
+    call: &Signal,
+    error: &Signal,
+) -> io::Result<()> {
+    let layout = queue.ring.layout();
+    let config = VringConfigData {
+        queue_max_size: layout.size,
+        queue_size: layout.size,
+        flags: 0,
+        desc_table_addr: layout.descriptors,
+        used_ring_addr: layout.used,
+        avail_ring_addr: layout.available,
+        log_addr: None,
+    };
+    calls
+        .set_vring_num(ring, layout.size)
+        .and_then(|()| calls.set_vring_base(ring, 0))
+        .and_then(|()| calls.set_vring_addr(ring, &config))
+        .and_then(|()| calls.set_vring_call(ring, call.eventfd()))
+        .and_then(|()| calls.set_vring_err(ring, error.eventfd()))
+        .and_then(|()| calls.set_vring_kick(ring, queue.kick.eventfd()))
+        .map_err(failed)
 }
