@@ -23,8 +23,6 @@ struct Context {
     logs: PathBuf,
     /// The folder cargo builds into.
     target: PathBuf,
-    /// Suites that somebody asked for by name, or requires.
-    named: BTreeSet<String>,
     /// What failed, each with its cause: said again at the end, where it is not overlooked.
     failures: RefCell<Vec<String>>,
 }
@@ -60,7 +58,7 @@ fn required(variable: &str) -> Result<BTreeSet<&'static str>> {
     let mut names = BTreeSet::new();
     for name in variable.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         if name == "all" {
-            names.extend(SUITES.iter().map(|suite| suite.name));
+            names.extend(SUITES.iter().filter(|suite| suite.gates).map(|suite| suite.name));
         } else if let Some(suite) = SUITES.iter().find(|suite| suite.name == name) {
             names.insert(suite.name);
         } else {
@@ -81,7 +79,9 @@ fn chosen(only: &[String]) -> Result<Vec<&'static Suite>> {
     if let Some(unknown) = only.iter().find(|name| !present().any(|suite| suite.name == *name)) {
         bail!("There is no suite {unknown:?}; there are: {}", names_of(present()));
     }
-    Ok(present().filter(|suite| only.is_empty() || only.iter().any(|name| name == suite.name)).collect())
+    let wanted =
+        |suite: &&Suite| only.iter().any(|name| name == suite.name) || (only.is_empty() && suite.gates);
+    Ok(present().filter(wanted).collect())
 }
 
 /// Runs the suites named in `only`, or all, prints the closing line and returns
@@ -90,8 +90,7 @@ pub fn run(only: &[String]) -> Result<bool> {
     let required = required(&std::env::var("REQUIRE").unwrap_or_default())?;
     let suites = chosen(only)?;
     let target = fresh::target_folder()?;
-    let named = only.iter().cloned().chain(required.iter().map(|name| (*name).to_owned())).collect();
-    let context = Context { logs: target.join("verify"), target, named, failures: RefCell::default() };
+    let context = Context { logs: target.join("verify"), target, failures: RefCell::default() };
     fs::create_dir_all(&context.logs).with_context(|| format!("Creating {}", context.logs.display()))?;
     let mut results: Vec<(&str, Counts, f64)> = Vec::new();
     for suite in &suites {
@@ -169,7 +168,7 @@ mod tests {
     fn require_knows_the_suites() {
         assert_eq!(required("").unwrap().len(), 0);
         assert_eq!(required("lab, kvm").unwrap().len(), 2);
-        assert_eq!(required("all").unwrap().len(), SUITES.len());
+        assert_eq!(required("all").unwrap().len(), SUITES.iter().filter(|suite| suite.gates).count());
         assert!(required("lib").is_err());
     }
 
@@ -177,12 +176,7 @@ mod tests {
     fn a_skip_of_a_required_suite_and_a_suite_without_checks_fail() {
         let suite = SUITES.first().unwrap();
         let nowhere = PathBuf::from("/nonexistent");
-        let context = Context {
-            logs: nowhere.clone(),
-            target: nowhere,
-            named: BTreeSet::new(),
-            failures: RefCell::default(),
-        };
+        let context = Context { logs: nowhere.clone(), target: nowhere, failures: RefCell::default() };
         let skip = || Ok(Outcome::Skipped("no".to_owned()));
         assert_eq!(judge(suite, skip(), true, &context).failed, 1);
         assert_eq!(judge(suite, skip(), false, &context).failed, 0);
