@@ -39,7 +39,8 @@ struct Watch {
 /// All PCI functions of the guest.
 pub(super) struct Hierarchy {
     root: Arc<Root>,
-    watches: Vec<Watch>,
+    /// Their places are what the loop knows them by; that of a device that was taken out stays empty.
+    watches: Vec<Option<Watch>>,
     virtio: Vec<Arc<VirtioFunction>>,
     next_port: u8,
     space: Space,
@@ -123,7 +124,7 @@ impl Hierarchy {
         let place = Place::Root(Devfn::new(LPC, WATCHDOG_FUNCTION).ok_or(Error::TooManySlots)?);
         let device: Arc<dyn PciDevice> = Arc::new(Watchdog::new()?);
         self.root.add(place, Arc::clone(&device))?;
-        self.watches.push(Watch { device, token: 0 });
+        self.watches.push(Some(Watch { device, token: 0 }));
         Ok(())
     }
 
@@ -195,7 +196,7 @@ impl Hierarchy {
             let device: Arc<dyn PciDevice> = Arc::new(PassthroughDevice::new(vm, function, placement)?);
             self.root.add(Place::Behind { port: devfn, function: number }, Arc::clone(&device))?;
             for (_, token) in device.watched() {
-                self.watches.push(Watch { device: Arc::clone(&device), token });
+                self.watches.push(Some(Watch { device: Arc::clone(&device), token }));
             }
         }
         Ok(())
@@ -238,7 +239,8 @@ impl Hierarchy {
 
     /// Has the loop watch what the devices want watched.
     pub(super) fn watch(&self, events: &Events) -> io::Result<()> {
-        for (watch, index) in self.watches.iter().zip(0..) {
+        let watches = self.watches.iter().zip(0..);
+        for (watch, index) in watches.filter_map(|(watch, index)| Some((watch.as_ref()?, index))) {
             for (fd, token) in watch.device.watched() {
                 if token == watch.token {
                     events.watch(fd, Source::Device(index))?;
@@ -250,7 +252,7 @@ impl Hierarchy {
 
     /// A watched descriptor is readable.
     pub(super) fn ready(&self, index: u32) -> Action {
-        let watch = usize::try_from(index).ok().and_then(|index| self.watches.get(index));
+        let watch = usize::try_from(index).ok().and_then(|index| self.watches.get(index)?.as_ref());
         watch.map_or(Action::None, |watch| watch.device.ready(watch.token))
     }
 
@@ -260,7 +262,9 @@ impl Hierarchy {
             if device.label() == label {
                 self.root.remove(place);
                 self.virtio.retain(|virtio| virtio.label() != label);
-                self.watches.retain(|watch| !Arc::ptr_eq(&watch.device, &device));
+                for watch in &mut self.watches {
+                    watch.take_if(|watch| Arc::ptr_eq(&watch.device, &device));
+                }
             }
         }
     }
