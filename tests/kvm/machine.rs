@@ -107,7 +107,14 @@ impl Guest {
 
 /// What has been read of something so far.
 #[derive(Clone, Default)]
-pub(crate) struct Heard(Arc<(Mutex<Vec<u8>>, Condvar)>);
+pub(crate) struct Heard(Arc<(Mutex<Said>, Condvar)>);
+
+/// All bytes so far, and whether they are all that ever come.
+#[derive(Default)]
+struct Said {
+    bytes: Vec<u8>,
+    ended: bool,
+}
 
 impl Heard {
     /// Reads all of it, on a thread of its own.
@@ -118,25 +125,30 @@ impl Heard {
             let mut bytes = [0; 4096];
             // The end of a terminal is EIO.
             while let Ok(count @ 1..) = from.read(&mut bytes) {
-                teller.0.0.lock().unwrap().extend(&bytes[..count]);
+                teller.0.0.lock().unwrap().bytes.extend(&bytes[..count]);
                 teller.0.1.notify_all();
             }
+            teller.0.0.lock().unwrap().ended = true;
+            teller.0.1.notify_all();
         });
         heard
     }
 
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.0.lock().unwrap()).into_owned()
+        String::from_utf8_lossy(&self.0.0.lock().unwrap().bytes).into_owned()
     }
 
-    /// Waits until `text` comes at or after byte `from`; where it ends, or `None` when patience does.
+    /// Waits until `text` comes at or after byte `from`; where it ends, or `None` when patience or all that is said does.
     pub(crate) fn wait_for(&self, text: &str, from: usize) -> Option<usize> {
         let deadline = Instant::now() + PATIENCE;
         let mut heard = self.0.0.lock().unwrap();
         loop {
-            let found = heard[from..].windows(text.len()).position(|window| window == text.as_bytes());
+            let found = heard.bytes[from..].windows(text.len()).position(|window| window == text.as_bytes());
             if let Some(at) = found {
                 return Some(from + at + text.len());
+            }
+            if heard.ended {
+                return None;
             }
             let left = deadline.checked_duration_since(Instant::now())?;
             heard = self.0.1.wait_timeout(heard, left).unwrap().0;

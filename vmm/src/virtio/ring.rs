@@ -190,6 +190,8 @@ pub struct Ring {
     index: u16,
     layout: RingLayout,
     queue: Queue,
+    /// Something was, since the driver was last told.
+    completed: bool,
 }
 
 impl Ring {
@@ -218,7 +220,7 @@ impl Ring {
         };
         // An available ring at address 0 is not known to the crate as one.
         let valid = areas.into_iter().all(inside) && layout.available != 0 && queue.is_valid(memory);
-        valid.then_some(Self { index, layout, queue }).ok_or(refused)
+        valid.then_some(Self { index, layout, queue, completed: false }).ok_or(refused)
     }
 
     /// The queue's number.
@@ -272,11 +274,16 @@ impl Ring {
 
     /// Hands a request back, with `written` bytes written to it.
     pub fn complete(&mut self, memory: &Memory, head: u16, written: u32) -> Result<(), Broken> {
+        self.completed = true;
         self.queue.add_used(memory, head, written).map_err(|_| Broken::Index { queue: self.index })
     }
 
-    /// Whether the driver wants to be told of what was completed since the last time this was asked.
+    /// Whether the driver wants to be told of what was completed since the last time this was asked. Where nothing was, it does
+    /// not: one that takes an interrupt for an answer would look too early.
     pub fn needs_interrupt(&mut self, memory: &Memory) -> Result<bool, Broken> {
+        if !std::mem::take(&mut self.completed) {
+            return Ok(false);
+        }
         self.queue.needs_notification(memory).map_err(|_| Broken::Index { queue: self.index })
     }
 

@@ -39,9 +39,11 @@ fn a_request_is_read_and_written_in_order() {
     memory.read_slice(&mut bytes, GuestAddress(0xb000)).unwrap();
     assert_eq!(&bytes, b"bcde");
     assert!(ring.pop(&memory).unwrap().is_none());
+    assert!(!ring.needs_interrupt(&memory).unwrap(), "nothing is completed");
 
     ring.complete(&memory, chain.head, 6).unwrap();
     assert!(ring.needs_interrupt(&memory).unwrap());
+    assert!(!ring.needs_interrupt(&memory).unwrap(), "of that it was told");
     assert_eq!(used(&memory, LAYOUT), [(5, 6)]);
 }
 
