@@ -83,6 +83,10 @@ throughway history >"$LAB_OUT/history"
 like "what nobody has confirmed was not done" "$(cat "$LAB_OUT/history")" "unconfirmed.yaml .* put back: .*the box was started anew"
 throughway restore >"$LAB_OUT/again" 2>&1
 is "once more does nothing" "$? $(grep -c '^Nothing is to be done' "$LAB_OUT/again")" "0 1"
-throughway rollback >"$LAB_OUT/rollback" 2>&1
+# The file that it goes back from names the way in: somebody must say that he comes in without it, too.
+throughway rollback >"$LAB_OUT/rollback" 2>&1 &
+check "going back waits for somebody" retry 60 grep -q "throughway confirm" "$LAB_OUT/rollback"
+throughway confirm
+wait $!
 is "it goes back from what was restored" "$? $(vfs_now)" "0 0"
 like "and the bridge is gone" "$(ip link show br61 2>&1)" "does not exist"
