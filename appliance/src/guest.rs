@@ -4,25 +4,27 @@ mod cards;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use vfio::PciFunction;
-use vfio::kernel::{Backend, Iommu};
+use vfio::kernel::Iommu;
+use vfio::{PciAddress, PciFunction};
 use vmm::disk::{Access, Chain, Format, Rules};
 use vmm::firmware;
 use vmm::spec::{
-    self, Boot, Console, CpuSpec, MemoryPolicy, MemorySpec, Resources, Slot, Starts, VirtioSlot, VmSpec,
+    self, Boot, Console, ConsoleDevice, CpuSpec, MemoryPolicy, MemorySpec, NewDevice, Resources, Slot,
+    Starts, VirtioSlot, VmSpec,
 };
 use vmm::virtio::blk::{Block, BlockSpec};
-use vmm::virtio::console::Console as HvcConsole;
-use vmm::virtio::scsi::CdDrive;
+use vmm::virtio::rng::Rng;
+use vmm::virtio::scsi::{CdDrive, Medium};
 use vmm::virtio::vsock::Vsock;
 
 use crate::apply::Applied;
 use crate::config::{self, Firmware, Vm};
+use crate::plan::Card;
 use crate::variables::Variables;
 
 /// Of a disk, where the file does not say how many.
@@ -39,7 +41,7 @@ impl BootFiles {
     /// Opens them. Relative paths start at the folder of the appliance file; variables of firmware are kept below `state`.
     pub fn open(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result<Self> {
         let boot = open_boot(name, vm, folder, state)?;
-        let queues = u16::try_from(vm.cpus.topology().count).unwrap_or(u16::MAX).clamp(1, MOST_QUEUES);
+        let queues = queues(vm);
         let disks = vm.disks.iter().map(|(name, disk)| {
             let slot = open_disk(name, disk, folder, queues);
             slot.with_context(|| format!("Disk `{name}`"))
@@ -64,6 +66,73 @@ impl BootFiles {
         firmware.once = Some(name.to_owned());
         Ok(())
     }
+}
+
+/// Of a disk.
+fn queues(vm: &Vm) -> u16 {
+    u16::try_from(vm.cpus.topology().count).unwrap_or(u16::MAX).clamp(1, MOST_QUEUES)
+}
+
+/// The guest with one device alone: the one of this key, or `nic KEY`, `disk KEY`, `pci KEY` where several have it.
+pub(crate) fn only(vm: &Vm, name: &str) -> anyhow::Result<Vm> {
+    let (section, key) = match name.split_once(' ') {
+        Some((section, key)) => (Some(section), key),
+        None => (None, name),
+    };
+    let wanted = |of: &str| section.is_none_or(|section| section == of);
+    let mut only = vm.clone();
+    only.nics.retain(|own, _| wanted("nic") && own == key);
+    only.disks.retain(|own, _| wanted("disk") && own == key);
+    only.pci.retain(|own, _| wanted("pci") && own == key);
+    only.rng = vm.rng && section.is_none() && key == "rng";
+    let found = [
+        (!only.nics.is_empty(), "nic"),
+        (!only.disks.is_empty(), "disk"),
+        (!only.pci.is_empty(), "pci"),
+        (only.rng, "rng"),
+    ];
+    let found: Vec<&str> = found.iter().filter(|(is, _)| *is).map(|(_, section)| *section).collect();
+    match &found[..] {
+        [_] => Ok(only),
+        [] if matches!(name, "console" | "vsock") => {
+            anyhow::bail!("A guest's {name} cannot be added while it runs: it is there from start to end")
+        }
+        [] => {
+            let all = [
+                vm.nics.keys().map(|key| format!("nic {key}")).collect::<Vec<_>>(),
+                vm.disks.keys().map(|key| format!("disk {key}")).collect(),
+                vm.pci.keys().map(|key| format!("pci {key}")).collect(),
+            ]
+            .concat();
+            let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+            anyhow::bail!("There is no device `{name}`; it has {all}. Write it into the file first")
+        }
+        several => {
+            let all: Vec<_> = several.iter().map(|section| format!("`{section} {key}`")).collect();
+            anyhow::bail!("`{name}` may be {}; say which", all.join(" or "))
+        }
+    }
+}
+
+/// The one disk of a guest that has nothing else, or its source of entropy. Relative paths start at `folder`.
+pub(crate) fn own_device(only: &Vm, folder: &Path) -> anyhow::Result<NewDevice> {
+    if let Some((name, disk)) = only.disks.iter().next() {
+        let opened = open_disk(name, disk, folder, queues(only));
+        return Ok(NewDevice::Virtio(opened.with_context(|| format!("Disk `{name}`"))?));
+    }
+    anyhow::ensure!(only.rng, "There is no such device");
+    Ok(NewDevice::Virtio(VirtioSlot { name: "rng".to_owned(), device: Box::new(Rng) }))
+}
+
+/// The one network card of a guest that has nothing else, whose link is made.
+pub(crate) fn card(only: &Vm, cards: &[Card]) -> anyhow::Result<NewDevice> {
+    let device = cards::virtio(only, cards)?.into_iter().next().context("There is no such device")?;
+    Ok(NewDevice::Virtio(device))
+}
+
+/// The machine's name for a network card.
+pub(crate) fn card_name(card: &Card) -> String {
+    cards::name(card)
 }
 
 fn open_boot(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result<Boot> {
@@ -101,13 +170,29 @@ fn open(what: &str, path: &Path, hint: &str) -> anyhow::Result<File> {
     Ok(file)
 }
 
+/// Whether its first bytes are those of a qcow2 image. What cannot be read is found out later.
+fn looks_like_qcow2(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let about = path.metadata();
+    about.is_ok_and(|about| about.is_file() || about.file_type().is_block_device())
+        && File::open(path).and_then(|file| file.read_exact_at(&mut magic, 0)).is_ok()
+        && magic == *b"QFI\xfb"
+}
+
 /// Opens and locks an image and what it stands on.
 fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> anyhow::Result<VirtioSlot> {
     let path = folder.join(&disk.path);
-    let format = match disk.format {
+    let format = match disk.format.unwrap_or_default() {
         config::DiskFormat::Raw => Format::Raw,
         config::DiskFormat::Qcow2 => Format::Qcow2,
     };
+    // As raw the guest would find no disk that it knows, and write over the image's tables.
+    if disk.format.is_none() && looks_like_qcow2(&path) {
+        anyhow::bail!(
+            "{} begins like a qcow2 image, and the file does not say what it is: say `format: qcow2`, or `format: raw` if the guest itself wrote that into a raw disk",
+            path.display()
+        );
+    }
     let rules = Rules {
         access: if disk.is_read_only() { Access::Read } else { Access::Write },
         folders: disk.backing_folders.iter().map(|other| folder.join(other)).collect(),
@@ -116,7 +201,7 @@ fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> any
     let image = Chain::open(&path, format, &rules)?.image()?;
     let place = path.display().to_string();
     if disk.device == config::DiskDevice::Cdrom {
-        let device = Box::new(CdDrive::new(image, name, place));
+        let device = Box::new(CdDrive::new(Medium { image, path: place }, name));
         return Ok(VirtioSlot { name: format!("disk {name}"), device });
     }
     let device = Block::new(BlockSpec {
@@ -162,6 +247,7 @@ pub fn spec(name: &str, vm: &Vm, affinity: Vec<BTreeSet<u32>>, memory_policy: Me
             config::OnReset::Restart => spec::OnReset::Restart,
             config::OnReset::Exit => spec::OnReset::Exit,
         },
+        hotplug_ports: vm.hotplug_ports,
         on_device_error: match vm.on_device_error {
             config::OnDeviceError::Reset => spec::OnDeviceError::Reset,
             config::OnDeviceError::Stop => spec::OnDeviceError::Stop,
@@ -188,29 +274,40 @@ pub fn resources(
     files: BootFiles,
     console: Console,
     applied: &Applied,
-    kvm: impl FnOnce() -> anyhow::Result<OwnedFd>,
+    iommu: impl FnOnce() -> anyhow::Result<Arc<Iommu>>,
 ) -> anyhow::Result<Resources> {
     let mut slots = Vec::with_capacity(applied.slots.len());
     if !applied.slots.is_empty() {
-        let iommu = Iommu::new(Backend::Auto, Some(kvm()?))?;
+        let iommu = iommu()?;
         for (name, addresses) in &applied.slots {
-            let open = |address: &vfio::PciAddress| Ok(iommu.open(*address)? as Arc<dyn PciFunction>);
-            let functions = addresses.iter().map(open).collect::<Result<_, vfio::Error>>()?;
-            slots.push(Slot { name: name.clone(), functions });
+            slots.push(slot(vm, name, addresses, &iommu)?);
         }
     }
     let mut virtio = cards::virtio(vm, &applied.cards)?;
     virtio.extend(files.disks);
     virtio.extend(files.vsock);
-    let console = match vm.console {
-        config::GuestConsole::Serial => console,
-        config::GuestConsole::Virtio => {
-            let output = console.output.as_ref().context("The guest's virtio console has no terminal")?;
-            let output = output.try_clone().context("Sharing the console's output")?;
-            let device = HvcConsole::new(console.input, output).context("Setting the console up")?;
-            virtio.push(VirtioSlot { name: "console".to_owned(), device: Box::new(device) });
-            Console { input: None, ..console }
-        }
+    let device = match vm.console {
+        config::GuestConsole::Serial => ConsoleDevice::Serial,
+        config::GuestConsole::Virtio => ConsoleDevice::Virtio,
     };
+    let console = Console { device, ..console };
     Ok(Resources { boot: files.boot, console, slots, virtio })
 }
+
+/// The functions of one slot, opened.
+pub(crate) fn slot(
+    vm: &Vm,
+    name: &str,
+    addresses: &[PciAddress],
+    iommu: &Arc<Iommu>,
+) -> Result<Slot, vfio::Error> {
+    let open = |address: &PciAddress| Ok(iommu.open(*address)? as Arc<dyn PciFunction>);
+    Ok(Slot {
+        name: name.to_owned(),
+        functions: addresses.iter().map(open).collect::<Result<_, vfio::Error>>()?,
+        rom: vm.pci.get(name).is_some_and(|given| given.rom_bar),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod doctor;
 pub mod drift;
 pub mod explain;

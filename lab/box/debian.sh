@@ -8,6 +8,9 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap,ro installe
 # Nobody types into the firmware here, so that it may tick seldom.
 echo 400000 >/sys/module/kvm/parameters/min_timer_period_us
 
+OVMF_CODE=/sysroot/usr/share/OVMF/OVMF_CODE_4M.fd
+OVMF_VARS=/sysroot/usr/share/OVMF/OVMF_VARS_4M.fd
+
 # installed_disk: a disk on the installed one, at /run/root.qcow2.
 installed_disk() {
     throughway image create /run/root.qcow2 --backing /installed/disk.raw --allow-backing /installed >/run/image 2>&1
@@ -17,7 +20,7 @@ installed_disk() {
 installed_guest() {
     cat <<END
     boot:
-      firmware: {code: /sysroot/usr/share/OVMF/OVMF_CODE_4M.fd, vars: /sysroot/usr/share/OVMF/OVMF_VARS_4M.fd}
+      firmware: {code: $OVMF_CODE, vars: $OVMF_VARS}
       order: [root]
     disks:
       root: {path: /run/root.qcow2, format: qcow2, backing-folders: [/installed], queues: 1}

@@ -170,14 +170,20 @@ guest_spawn() {
     shift
     rm -rf "/run/guest-$lab_guest"
     mkdir -p "/run/guest-$lab_guest"
-    mkfifo "/run/guest-$lab_guest/in"
-    # Held open for reading and writing, so that no writer has to come first and none's end is an end.
+    mkfifo "/run/guest-$lab_guest/in" "/run/guest-$lab_guest/out"
+    : >"$LAB_OUT/$lab_guest.console"
+    # The input is held open for reading and writing, so that no writer has to come first and none's end is an end. The console
+    # goes through a pipe: a VMM writes each byte as it comes, and to a file of the 9p share each takes milliseconds.
     (
         exec 4<>"/run/guest-$lab_guest/in"
-        "$@" <&4 >"$LAB_OUT/$lab_guest.console" 2>"$LAB_OUT/$lab_guest.err" 3>&- 4>&- &
+        cat <"/run/guest-$lab_guest/out" >"$LAB_OUT/$lab_guest.console" 3>&- 4>&- &
+        lab_copier=$!
+        "$@" <&4 >"/run/guest-$lab_guest/out" 2>"$LAB_OUT/$lab_guest.err" 3>&- 4>&- &
         echo $! >"/run/guest-$lab_guest/pid"
         wait $!
-        echo $? >"/run/guest-$lab_guest/status"
+        lab_status=$?
+        wait $lab_copier
+        echo $lab_status >"/run/guest-$lab_guest/status"
     ) >/dev/null 2>&1 3>&- &
     retry 5 test -s "/run/guest-$lab_guest/pid"
 }
@@ -224,6 +230,19 @@ guest_stop() {
 guest_kill() {
     kill -9 "$(guest_pid "$1")"
     guest_wait "$1" 10 >/dev/null
+}
+
+# ---- wires ------------------------------------------------------------------
+
+in_ns() { ip netns exec "$@"; }
+
+# wire NAME ADDRESS/LEN: a namespace NAME with eth0 at that address, and NAME-port here at the other end of its wire.
+wire() {
+    ip netns add "$1"
+    ip link add "$1-port" type veth peer name eth0 netns "$1"
+    ip link set "$1-port" up
+    ip -n "$1" link set eth0 up
+    ip -n "$1" addr add "$2" dev eth0
 }
 
 # ---- throughput and reach ---------------------------------------------------

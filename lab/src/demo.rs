@@ -82,10 +82,7 @@ const SHOWN: [&str; 12] = [
 
 /// Runs the demonstration; returns whether every step was seen to work.
 pub fn run(options: &Options) -> Result<bool> {
-    let binary = match &options.binary {
-        Some(path) => path.clone(),
-        None => fresh::throughway()?,
-    };
+    let binary = fresh::given(options.binary.as_deref())?;
     let lab = Lab::prepare(options.kernel)?;
     let run = lab.folder(Some(&binary))?;
     let share = run.path().join("share");

@@ -43,6 +43,14 @@ pub fn throughway() -> Result<PathBuf> {
     build("throughway (release)", &["--release", "--bin", "throughway"])
 }
 
+/// The `throughway` that was given, or a fresh one.
+pub fn given(binary: Option<&Path>) -> Result<PathBuf> {
+    match binary {
+        Some(path) => std::path::absolute(path).context("Resolving the binary"),
+        None => throughway(),
+    }
+}
+
 /// Builds a program of the lab's own and returns it: an example of the crate `vfio`, or of another one as `netconfig/vf`; or a
 /// suite of whole-program tests as `tests/netns`.
 pub fn example(name: &str) -> Result<PathBuf> {

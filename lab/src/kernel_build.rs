@@ -121,6 +121,9 @@ fn configure(source: &Path) -> Result<()> {
         "CONFIG_KVM_AMD=y",
         "CONFIG_NETDEVSIM=y",
         "CONFIG_DEVMEM=y",
+        // Without ASPM a kernel asks its firmware for no part of PCI Express, native hotplug included.
+        "CONFIG_PCIEASPM=y",
+        "CONFIG_HOTPLUG_PCI_PCIE=y",
     ] {
         if !config.lines().any(|line| line == needed) {
             bail!(

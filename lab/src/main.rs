@@ -122,6 +122,15 @@ enum Bench {
         #[arg(long, value_name = "PATH")]
         bin: Option<PathBuf>,
     },
+    /// Throughput of a VF, a bridge and a macvtap with a Debian that UEFI started: QEMU as the VMM, in the box.
+    Uefi {
+        /// How often each is measured.
+        #[arg(long, default_value = "3")]
+        rounds: u32,
+        /// Take this throughway binary instead of building one.
+        #[arg(long, value_name = "PATH")]
+        bin: Option<PathBuf>,
+    },
 }
 
 fn forward(text: &str) -> Result<(u16, u16), String> {
@@ -163,6 +172,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench { what: Bench::Vf { rounds, kernel, bin } } => {
             let went_well = bench::vf::run(&bench::vf::Options { kernel, rounds, binary: bin })?;
             Ok(if went_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Bench { what: Bench::Uefi { rounds, bin } } => {
+            let options = bench::uefi::Options { kernel: Flavour::Debian, rounds, binary: bin };
+            Ok(if bench::uefi::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Fuzz { minutes, seed, count, targets } => {
             let held = fuzz::run(&fuzz::Options { targets, minutes, seed, count })?;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use throughway_vmm::bus::{Bus, BusDevice};
 use throughway_vmm::control::Recent;
-use throughway_vmm::legacy::{Cmos, I8042, PM_BLOCK_SIZE, PowerManagement, PvPanic, SerialPort, ports};
+use throughway_vmm::legacy::{
+    Cmos, ConsoleOutput, I8042, PM_BLOCK_SIZE, PowerManagement, PvPanic, SerialPort, ports,
+};
 use throughway_vmm::pci::{PciDevice, Watchdog};
 
 use super::driver::vm;
@@ -44,7 +46,9 @@ fn acpi_pm() {
 fn legacy_ports() {
     let Some(vm) = vm() else { return };
     let nowhere = std::fs::File::options().write(true).open("/dev/null").unwrap();
-    let serial = SerialPort::new(&vm, Some(nowhere.into()), None, &Arc::new(Recent::new().unwrap())).unwrap();
+    let recent = Arc::new(Recent::new().unwrap());
+    let output = ConsoleOutput::new(Some(nowhere.into()), None, &recent).unwrap();
+    let serial = SerialPort::new(&vm, output).unwrap();
     let bus = Bus::new();
     bus.insert(ports::COM1.into(), 8, Arc::clone(&serial) as _).unwrap();
     bus.insert(ports::CMOS.into(), 2, Arc::new(Cmos::new(1 << 32))).unwrap();

@@ -6,10 +6,10 @@ use throughway_vmm::bus::{Bus, BusDevice};
 use throughway_vmm::legacy::PowerManagement;
 use throughway_vmm::passthrough::{PassthroughDevice, Placement};
 use throughway_vmm::pci::host_bridge::{PowerOn, host_bridge, lpc_bridge};
-use throughway_vmm::pci::{Devfn, PciDevice, Place, Root, RootPort};
+use throughway_vmm::pci::{Devfn, PciDevice, Place, PortInterrupt, Root, RootPort};
 use throughway_vmm::virtio::VirtioFunction;
 use throughway_vmm::virtio::rng::Rng;
-use throughway_vmm::vm::Vm;
+use throughway_vmm::vm::{MsiMessage, Signal, Vm};
 use vfio::fake::Fake;
 
 use super::driver::{Driver, vm};
@@ -19,9 +19,19 @@ use super::session::{Clock, fuzz};
 /// A hierarchy as machines have it: the chipset, two ports with a device each, and an empty one.
 struct Hierarchy {
     root: Arc<Root>,
+    ports: Vec<Arc<RootPort>>,
     pio: Arc<Bus>,
     mmio: Arc<Bus>,
     fake: Arc<Fake>,
+}
+
+/// Interrupts of root ports, which nobody hears.
+struct Unheard;
+
+impl PortInterrupt for Unheard {
+    fn message(&self, _: MsiMessage) {}
+
+    fn pin(&self, _: bool) {}
 }
 
 fn hierarchy(power_on: PowerOn) -> Option<Hierarchy> {
@@ -33,9 +43,12 @@ fn hierarchy(power_on: PowerOn) -> Option<Hierarchy> {
     let pm: Arc<dyn BusDevice> = Arc::new(PowerManagement::new(Box::new(|_| {})));
     root.add(Place::Root(Devfn(0)), Arc::new(host_bridge(root.ecam(), power_on))).unwrap();
     root.add(Place::Root(Devfn::new(31, 0).unwrap()), Arc::new(lpc_bridge(pm, power_on))).unwrap();
+    let mut ports = Vec::new();
     for number in 1..4_u8 {
         let port = Devfn::new(number, 0).unwrap();
-        root.add(Place::Root(port), Arc::new(RootPort::new(number.into(), number < 3).unwrap())).unwrap();
+        let bridge = Arc::new(RootPort::new(number.into(), number < 3, Unheard).unwrap());
+        root.add(Place::Root(port), Arc::clone(&bridge) as _).unwrap();
+        ports.push(bridge);
         let place = Place::Behind { port, function: 0 };
         let device: Arc<dyn PciDevice> = match number {
             1 => Arc::new(VirtioFunction::new(&vm, &ram, "fuzzed", Box::new(Rng), 17).unwrap()),
@@ -44,7 +57,7 @@ fn hierarchy(power_on: PowerOn) -> Option<Hierarchy> {
         };
         root.add(place, device).unwrap();
     }
-    Some(Hierarchy { root, pio, mmio, fake })
+    Some(Hierarchy { root, ports, pio, mmio, fake })
 }
 
 fn passed_through(vm: &Arc<Vm>, fake: &Arc<Fake>) -> PassthroughDevice {
@@ -60,9 +73,9 @@ fn config(random: &mut Random) -> (u64, usize) {
     let length = random.pick(&[1, 2, 4]);
     let register = match random.below(4) {
         0 => random.below(0x1000),
-        1 => {
-            random.pick(&[0x04, 0x10, 0x14, 0x18, 0x19, 0x1a, 0x1c, 0x20, 0x24, 0x28, 0x3e, 0x40, 0x44, 0x60])
-        }
+        1 => random.pick(&[
+            0x04, 0x10, 0x14, 0x18, 0x19, 0x1a, 0x1c, 0x20, 0x24, 0x28, 0x3e, 0x40, 0x44, 0x58, 0x5a, 0x60,
+        ]),
         _ => random.below(0x100),
     };
     (bus << 20 | device << 15 | function << 12 | register, length)
@@ -77,7 +90,8 @@ fn access(bus: &Bus, at: u64, data: &mut [u8], write: bool, clock: &mut Clock) {
 }
 
 fn guest(target: &str, power_on: PowerOn) {
-    let Some(Hierarchy { root, pio, mmio, fake }) = hierarchy(power_on) else { return };
+    let Some(Hierarchy { root, ports, pio, mmio, fake }) = hierarchy(power_on) else { return };
+    let waits = Arc::new(Signal::new().unwrap());
     fuzz(target, |random, clock| {
         for _ in 0..64 {
             let (at, length) = config(random);
@@ -110,6 +124,15 @@ fn guest(target: &str, power_on: PowerOn) {
             }
         }
         fake.calls();
+        if random.once_in(4) {
+            let port = &ports[random.index(ports.len())];
+            clock.bound("A change of a slot", || match random.below(4) {
+                0 => port.insert(Arc::clone(&waits)),
+                1 => port.take_out(),
+                2 => port.ask_back(Arc::clone(&waits)),
+                _ => port.press_again(),
+            });
+        }
         if random.once_in(8) {
             clock.bound("A reset of all functions", || drop(root.reset()));
         }

@@ -1,14 +1,18 @@
 //! The virtio devices, under a driver that keeps no rule for long.
 
 use std::io::Write;
+use std::sync::Arc;
 
+use throughway_vmm::control::Recent;
 use throughway_vmm::disk::{Access, Chain, Format, NewImage, Preallocate, Rules};
+use throughway_vmm::legacy::ConsoleOutput;
 use throughway_vmm::testing::tap;
 use throughway_vmm::virtio::VirtioDevice;
 use throughway_vmm::virtio::blk::{Block, BlockSpec};
-use throughway_vmm::virtio::console::Console;
+use throughway_vmm::virtio::console::{Console, Keyboard};
 use throughway_vmm::virtio::net::{Net, NetSpec};
 use throughway_vmm::virtio::rng::Rng;
+use throughway_vmm::virtio::scsi::{CdDrive, Medium};
 
 use super::driver::{Driver, Request, Requests, vm};
 use super::random::Random;
@@ -51,11 +55,10 @@ fn rng() {
 
 #[test]
 fn console() {
-    let (input, typed) = rustix::pipe::pipe().unwrap();
-    let (shown, output) = rustix::pipe::pipe().unwrap();
-    for pipe in [&typed, &shown] {
-        rustix::io::ioctl_fionbio(pipe, true).unwrap();
-    }
+    let (shown, reader) = rustix::pipe::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&shown, true).unwrap();
+    let keyboard = Arc::new(Keyboard::new().unwrap());
+    let output = ConsoleOutput::new(Some(reader), None, &Arc::new(Recent::new().unwrap())).unwrap();
     let requests = |random: &mut Random, queue| match queue {
         0 => Request { readable: Vec::new(), writable: lengths(random, 4, 5000) },
         _ => {
@@ -64,7 +67,7 @@ fn console() {
         }
     };
     let make = || -> Box<dyn VirtioDevice> {
-        Box::new(Console::new(Some(input.try_clone().unwrap()), output.try_clone().unwrap()).unwrap())
+        Box::new(Console::new(Arc::clone(&keyboard), Arc::clone(&output)).unwrap())
     };
     device("console", make, &requests, |random| {
         // A reader who now and then takes something, and one who types.
@@ -72,7 +75,7 @@ fn console() {
         let _ = rustix::io::read(&shown, &mut room);
         if random.once_in(2) {
             let length = random.index(100);
-            let _ = rustix::io::write(&typed, &random.bytes(length));
+            keyboard.type_in(&random.bytes(length));
         }
     });
 }
@@ -161,6 +164,61 @@ fn blk() {
 #[test]
 fn blk_qcow2() {
     disk("blk_qcow2", Format::Qcow2);
+}
+
+/// What a CD drive is asked, reads more often than the rest.
+const SCSI_COMMANDS: [u8; 22] = [
+    0x00, 0x03, 0x08, 0x12, 0x1a, 0x1b, 0x1e, 0x25, 0x28, 0x28, 0x28, 0x2a, 0x43, 0x46, 0x4a, 0x51, 0x5a,
+    0x88, 0x9e, 0xa0, 0xa8, 0xbd,
+];
+
+/// Commands that a CD drive knows and others, to its unit and others; task management; room for events.
+fn scsi_request(random: &mut Random, queue: u16) -> Request {
+    let target = if random.once_in(12) { random.u8() } else { 0 };
+    let unit = [1, target, 0x40, u8::from(random.once_in(12))];
+    match queue {
+        0 => {
+            let mut header = random.pick(&[0_u32, 0, 1, 2, 3]).to_le_bytes().to_vec();
+            header.extend((random.u32() % 8).to_le_bytes());
+            header.extend(unit);
+            header.extend([0; 12]);
+            Request { readable: vec![header], writable: vec![random.pick(&[0, 1, 5, 8])] }
+        }
+        1 => Request { readable: Vec::new(), writable: vec![16] },
+        _ => {
+            let mut header = unit.to_vec();
+            header.resize(19, 0);
+            let mut command = random.bytes(32);
+            if !random.once_in(8) {
+                // A short transfer from near the start, where it is one.
+                command[2..16].fill(0);
+                command[5] = random.u8();
+                command[random.pick(&[8, 9, 13])] = random.u8() % 64;
+            }
+            command[0] = if random.once_in(16) { random.u8() } else { random.pick(&SCSI_COMMANDS) };
+            header.extend(command);
+            let sense = random.pick(&[12, 108, 108, 108, 108]);
+            Request {
+                readable: vec![header],
+                writable: vec![sense, u32::try_from(2048 * random.index(40)).unwrap()],
+            }
+        }
+    }
+}
+
+#[test]
+fn scsi() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cd.iso");
+    std::fs::write(&path, vec![0x5a; 1 << 20]).unwrap();
+    let make = || -> Box<dyn VirtioDevice> {
+        let chain = Chain::open(&path, Format::Raw, &Rules::new(Access::Read)).unwrap();
+        Box::new(CdDrive::new(
+            Medium { image: chain.image().unwrap(), path: path.display().to_string() },
+            "fuzzed",
+        ))
+    };
+    device("scsi", make, &scsi_request, |_| {});
 }
 
 /// `struct virtio_net_hdr` and a frame, room for one, or a command.

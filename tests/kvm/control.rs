@@ -265,6 +265,56 @@ fn what_a_killed_process_left_is_told_and_cleaned() {
     assert!(refused(folder.path(), &["pause", "guest"]).contains("No guest `guest` runs"));
 }
 
+/// A connection as another user has it, asked for the state; what comes back.
+fn asked_as(user: u32, socket: &Path) -> std::io::Result<String> {
+    let socket = socket.to_owned();
+    // The user of this thread alone, which ends with it.
+    let ask = move || {
+        let uid = rustix::fs::Uid::from_raw(user);
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(crate::machine::PATIENCE))?;
+        // It may be closed before it has been heard.
+        let _ = stream.write_all(b"\"state\"\n");
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut said = String::new();
+        match stream.read_to_string(&mut said) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(said),
+        }
+    };
+    std::thread::spawn(ask).join().unwrap()
+}
+
+#[test]
+fn only_root_and_who_started_the_guest_may_control_it() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    if !available() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can be another user");
+    }
+    let mut guest = start(&Guest::new("test=obey"));
+    guest.wait_for("ready");
+    let socket = guest.folder().join("run/guest/control.sock");
+    let nobody = 65534;
+    let refused = asked_as(nobody, &socket).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "the folder is closed: {refused}");
+    // Who has opened all doors by mistake has not let anybody in.
+    for path in [guest.folder().to_owned(), guest.folder().join("run"), guest.folder().join("run/guest")] {
+        set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    }
+    set_permissions(&socket, Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(asked_as(nobody, &socket).unwrap(), "", "not even a greeting");
+    guest.wait_for_log("A user who may not tried to control the guest");
+    let root = asked_as(0, &socket).unwrap();
+    assert!(root.contains("\"hello\"") && root.contains("\"running\""), "{root}");
+    guest.send(b"q");
+    assert_eq!(guest.end().code, Some(0));
+}
+
 #[test]
 fn clients_that_say_nonsense_or_nothing_do_not_disturb() {
     if !available() {

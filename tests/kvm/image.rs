@@ -26,7 +26,7 @@ const FLAGS: &[&str] = &[
     "-Wl,-z,max-page-size=4096",
 ];
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 15] = [
     "start.S",
     "main.c",
     "boot.c",
@@ -36,7 +36,9 @@ const SOURCES: [&str; 13] = [
     "pci.c",
     "device.c",
     "disk.c",
+    "hotplug.c",
     "virtio.c",
+    "hvc.c",
     "topology.c",
     "trouble.c",
     "garbage.c",

@@ -241,6 +241,12 @@ impl Running {
         }
     }
 
+    /// What the kernel says of where its memory lies (numa(7)); none where it says nothing.
+    #[allow(dead_code, reason = "the suite kvm looks at where memory lies")]
+    pub(crate) fn numa_maps(&self) -> Option<String> {
+        std::fs::read_to_string(format!("/proc/{}/numa_maps", self.child.id())).ok()
+    }
+
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }

@@ -10,6 +10,8 @@ mod crashes;
 mod ends;
 mod faults;
 mod garbage;
+mod hotplug;
+mod hvc;
 mod image;
 mod input;
 mod machine;

@@ -63,3 +63,23 @@ fn memory_touched_before_is_the_same_memory() {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert!(ended.console.contains("page 3fffff8 holds"), "{}", ended.console);
 }
+
+#[test]
+fn memory_lies_on_the_node_that_the_file_names() {
+    if !available() {
+        return;
+    }
+    // Every host has a node 0, or no numbers at all.
+    for (numa, policy) in [("numa: 0", "bind:0"), ("numa: auto", "prefer:0")] {
+        let cpus = "{count: 1, cpuset: \"0\"}";
+        let memory = format!("{{size: 16MiB, {numa}}}");
+        let mut guest = Guest { cpus, memory, ..Guest::new("test=obey") }.start();
+        guest.wait_for("ready");
+        let Some(maps) = guest.numa_maps() else { return eprintln!("skipped: no numa_maps") };
+        let ram =
+            maps.lines().find(|line| line.contains(policy)).unwrap_or_else(|| panic!("{policy}: {maps}"));
+        assert!(ram.contains(" N0="), "{ram}");
+        guest.send(b"q");
+        assert_eq!(guest.end().code, Some(0));
+    }
+}

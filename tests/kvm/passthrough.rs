@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 
 use vfio::IrqKind;
 use vfio::fake::Fake;
+use vmm::machine::DeviceSource;
 use vmm::spec::{
-    Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, Starts, VirtioSlot, VmSpec,
+    Boot, Console, ConsoleDevice, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, Starts,
+    VirtioSlot, VmSpec,
 };
 use vmm::{Begun, Machine, Outcome};
 
 use crate::image;
 use crate::machine::{Heard, PATIENCE, available};
 
-struct InProcess {
+pub(crate) struct InProcess {
     console: Heard,
     read: usize,
-    handle: vmm::machine::Handle,
+    pub(crate) handle: vmm::machine::Handle,
     input: std::io::PipeWriter,
     thread: JoinHandle<Result<Outcome, vmm::machine::Error>>,
 }
@@ -33,6 +35,17 @@ impl InProcess {
 
     /// The same, with virtio devices behind them.
     fn start_with(cmdline: &str, cpus: u32, slots: &[&Arc<Fake>], virtio: Vec<VirtioSlot>) -> Self {
+        Self::start_pluggable(cmdline, cpus, slots, virtio, (0, None))
+    }
+
+    /// The same, with empty root ports, and devices for them.
+    pub(crate) fn start_pluggable(
+        cmdline: &str,
+        cpus: u32,
+        slots: &[&Arc<Fake>],
+        virtio: Vec<VirtioSlot>,
+        (hotplug_ports, source): (u8, Option<Arc<dyn DeviceSource>>),
+    ) -> Self {
         let spec = VmSpec {
             name: "guest".into(),
             cpus: CpuSpec { sockets: 1, cores: cpus, threads: 1 },
@@ -45,19 +58,32 @@ impl InProcess {
             memory_policy: Default::default(),
             on_panic: None,
             watchdog: None,
+            hotplug_ports,
         };
         let (reader, writer) = std::io::pipe().unwrap();
         let (typed, input) = std::io::pipe().unwrap();
-        let slot = |fake: &Arc<Fake>| Slot { name: "card".into(), functions: vec![Arc::clone(fake) as _] };
+        let slot = |fake: &Arc<Fake>| Slot {
+            name: "card".into(),
+            functions: vec![Arc::clone(fake) as _],
+            rom: false,
+        };
         let resources = Resources {
             boot: Boot::Kernel { kernel: File::open(image::elf()).unwrap(), initrd: None },
-            console: Console { input: Some(typed.into()), output: Some(writer.into()), log: None },
+            console: Console {
+                device: ConsoleDevice::Serial,
+                input: Some(typed.into()),
+                output: Some(writer.into()),
+                log: None,
+            },
             slots: slots.iter().map(|fake| slot(fake)).collect(),
             virtio,
         };
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let machine = Machine::new(spec, Begun::begin()?)?;
+            let mut machine = Machine::new(spec, Begun::begin()?)?;
+            if let Some(source) = source {
+                machine.plug_from(source);
+            }
             tell.send(machine.handle()).unwrap();
             machine.run(resources)
         });
@@ -65,7 +91,13 @@ impl InProcess {
         Self { console: Heard::listen(reader), read: 0, handle, input, thread }
     }
 
-    fn wait_for(&mut self, text: &str) {
+    /// Its test of a source of entropy has had 64 bytes.
+    pub(crate) fn gets_entropy(&mut self) {
+        self.wait_for("queue of 8 at ");
+        self.wait_for("used 1, length 64, random\n");
+    }
+
+    pub(crate) fn wait_for(&mut self, text: &str) {
         let Some(end) = self.console.wait_for(text, self.read) else {
             self.handle.stop();
             panic!("{text:?} never came: {:?}", self.console.text());
@@ -74,7 +106,7 @@ impl InProcess {
     }
 
     /// How it ended; whatever a guest does, not by a fault of ours.
-    fn end(self) -> Outcome {
+    pub(crate) fn end(self) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
         while !self.thread.is_finished() {
             if Instant::now() > deadline {
@@ -123,8 +155,7 @@ fn a_driver_gets_entropy_by_ioeventfd_and_irqfd_and_a_reset_where_it_lies() {
         return;
     }
     let mut guest = InProcess::start_with("test=entropy", 1, &[], source_of_entropy());
-    guest.wait_for("queue of 8 at ");
-    guest.wait_for("used 1, length 64, random\n");
+    guest.gets_entropy();
     guest.wait_for("needs a reset; used 1\n");
     guest.wait_for("after it: negotiated, used 1\n");
     assert_eq!(guest.end(), Outcome::PowerOff);

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
@@ -28,11 +29,15 @@ impl Terminal {
         Self { person: person.into(), program }
     }
 
+    /// Its program's side, for a process.
+    fn end(&self) -> Stdio {
+        Stdio::from(self.program.try_clone().unwrap())
+    }
+
     /// Starts `guest` on it. With `listening`, what it says is read.
     pub(crate) fn start(&self, guest: &Guest, listening: bool) -> Running {
         let (mut command, folder) = guest.command();
-        let end = || Stdio::from(self.program.try_clone().unwrap());
-        let child = command.stdin(end()).stdout(end()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = command.stdin(self.end()).stdout(self.end()).stderr(Stdio::piped()).spawn().unwrap();
         let console =
             if listening { Heard::listen(self.person.try_clone().unwrap()) } else { Heard::default() };
         Running::new(child, console, folder)
@@ -43,7 +48,7 @@ impl Terminal {
     }
 
     /// Whether it treats lines as a terminal does for a shell.
-    fn is_cooked(&self) -> bool {
+    pub(crate) fn is_cooked(&self) -> bool {
         tcgetattr(&self.program).unwrap().local_modes.contains(LocalModes::ICANON | LocalModes::ECHO)
     }
 }
@@ -122,4 +127,75 @@ fn ctrl_a_x_leaves_a_guest_that_nobody_reads() {
     std::thread::sleep(std::time::Duration::from_millis(500));
     terminal.type_in(b"\x01x");
     guest.wait_for_end_with(7);
+}
+
+#[test]
+fn a_signal_ends_the_guest_and_the_terminal_is_as_before() {
+    if !available() {
+        return;
+    }
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let terminal = Terminal::open();
+        let mut guest = terminal.start(&Guest::new("test=obey"), true);
+        guest.wait_for("ready");
+        assert!(!terminal.is_cooked());
+        guest.signal(signal);
+        guest.wait_for_end_with(7);
+        assert!(terminal.is_cooked(), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_crash_of_the_guest_leaves_the_terminal_as_before() {
+    if !available() {
+        return;
+    }
+    let terminal = Terminal::open();
+    let guest = Guest { on_reset: "exit", ..Guest::new("test=triple-fault") };
+    terminal.start(&guest, true).wait_for_end_with(5);
+    assert!(terminal.is_cooked());
+}
+
+/// `throughway vm console` on a terminal of its own.
+fn attach(terminal: &Terminal, guest: &Running) -> Running {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_throughway"));
+    command.args(["vm", "console", "guest", "--run-dir"]).arg(guest.folder().join("run"));
+    let child = command.stdin(terminal.end()).stdout(terminal.end()).stderr(Stdio::piped()).spawn().unwrap();
+    Running::new(child, Heard::listen(terminal.person.try_clone().unwrap()), tempfile::tempdir().unwrap())
+}
+
+#[test]
+fn who_leaves_a_console_by_whatever_way_has_the_terminal_as_before() {
+    if !available() {
+        return;
+    }
+    let mut guest = Guest::new("test=obey").start();
+    guest.wait_for("ready");
+    let socket = guest.folder().join("run/guest/control.sock");
+    wait_until("it can be controlled", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    let attached = || {
+        let mut terminal = Terminal::open();
+        let mut console = attach(&terminal, &guest);
+        console.wait_for("ready");
+        assert!(!terminal.is_cooked(), "raw while it is attached");
+        terminal.type_in(b"a");
+        console.wait_for("a");
+        (terminal, console)
+    };
+    let (mut terminal, console) = attached();
+    terminal.type_in(b"\x01d");
+    console.wait_for_end_with(0);
+    assert!(terminal.is_cooked());
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let (terminal, console) = attached();
+        console.signal(signal);
+        console.wait_for_end_with(0);
+        assert!(terminal.is_cooked(), "{signal:?}");
+    }
+    // The guest ends under it.
+    let (mut terminal, console) = attached();
+    terminal.type_in(b"q");
+    console.wait_for_end_with(0);
+    assert!(terminal.is_cooked());
+    assert_eq!(guest.end().code, Some(0));
 }

@@ -40,6 +40,9 @@ check "a PVH kernel comes up" guest_up pvh 150 || bail "without a guest" "$(tail
 is "it has three cores" "$(guest_run pvh "$cat_topology")" "0 0 0
 0 1 1
 0 2 2"
+long=$(head -c 1000 /dev/zero | tr '\0' x)
+typed() { for _ in 1 2 3 4 5 6 7 8 9 10; do guest_run pvh "printf %s $long | wc -c" 20; done; }
+is "ten lines of a thousand characters arrive whole" "$(typed | grep -c '^1000$')" 10
 sees pvh
 guest_run pvh 'reboot -f' 1 >/dev/null
 check "it comes up again after a reset" retry 150 ups pvh 2

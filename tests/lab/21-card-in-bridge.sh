@@ -6,7 +6,6 @@
 . /share/box/lib.sh
 
 links() { /share/bin/links "$@"; }
-in_ns() { ip netns exec "$@"; }
 GUEST=02:00:00:00:05:02
 
 pf=$(bdf_of igb 0)

@@ -4,7 +4,6 @@
 # timeout: 240
 . /share/box/lib.sh
 
-in_ns() { ip netns exec "$@"; }
 GUEST=02:00:00:00:05:02
 
 pf=$(bdf_of igb 0)

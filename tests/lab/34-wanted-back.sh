@@ -42,7 +42,8 @@ check "with detach, the host has the VF back" retry 20 test -e "$LAB_OUT/unbound
 is "the VF has no driver" "$(driver_of "$vf")" ""
 like "the log says why" "$(cat "$LAB_OUT/detach.err")" "$vf.*asks for it back"
 is "the guest lives on" "$(guest_run detach 'echo alive')" alive
-like "it finds nothing where the VF was" "$(guest_run detach 'od -An -tx1 -N4 /sys/bus/pci/devices/0000:01:00.0/config')" 'ff ff ff ff'
+# A kernel with hotplug has let go of it, too.
+check "it finds nothing where the VF was" guest_run detach 'f=/sys/bus/pci/devices/0000:01:00.0/config; [ ! -e $f ] || od -An -tx1 -N4 $f | grep "ff ff ff ff"'
 guest_run detach 'poweroff -f' 1 >/dev/null
 is "it powers off" "$(guest_wait detach 30)" 0
 

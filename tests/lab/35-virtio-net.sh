@@ -4,17 +4,9 @@
 # timeout: 420
 . /share/box/lib.sh
 
-in_ns() { ip netns exec "$@"; }
-
 # A wire from the bridge to one namespace, and from the macvtap's base to another.
-for far in lan dmz; do
-    ip netns add $far
-    ip link add $far-port type veth peer name eth0 netns $far
-    ip link set $far-port up
-    in_ns $far ip link set eth0 up
-done
-in_ns lan ip addr add 10.35.0.1/24 dev eth0
-in_ns dmz ip addr add 10.36.0.1/24 dev eth0
+wire lan 10.35.0.1/24
+wire dmz 10.36.0.1/24
 
 cat >"$LAB_OUT/net.yaml" <<END
 version: 1

@@ -34,8 +34,9 @@ check "and the panic port" guest_run devices 'ls /sys/bus/platform/drivers/pvpan
 
 # Both ways over the socket.
 $vsock listen 1000 >/run/heard &
-retry 5 test -e /dev/vsock
-is "the guest reaches the host" "$(guest_run devices 'vsock say 2 1000 upwards')" heard
+# Until somebody listens it is refused.
+upwards() { [ "$(guest_run devices 'vsock say 2 1000 upwards')" = heard ]; }
+check "the guest reaches the host" retry 20 upwards
 is "the host heard it" "$(cat /run/heard)" upwards
 guest_run devices 'vsock listen 2000 >/tmp/heard & sleep 1'
 is "the host reaches the guest" "$($vsock say 42 2000 downwards)" heard

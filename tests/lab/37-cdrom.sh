@@ -1,7 +1,7 @@
-# proves: A CD image is /dev/sr0 in a guest, as installers want it: it is mounted, read whole and equal, cannot be written, and is ejected and loaded by the guest, also over its reset.
+# proves: A CD image is /dev/sr0 in a guest, as installers want it: it is mounted, read whole and equal, cannot be written, and is ejected and loaded by the guest, also over its reset. Another is put in from outside.
 # kernels: debian
 # gates: no
-# timeout: 300
+# timeout: 420
 . /share/box/lib.sh
 
 peer_mount
@@ -15,6 +15,10 @@ loader="$libraries/ld-linux-x86-64.so.2 --library-path $libraries:/sysroot/usr/l
 $loader --list /sysroot/usr/bin/eject | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | while read -r library; do cp -L "$library" /run/cd/tools/; done
 $loader /sysroot/usr/bin/genisoimage -quiet -R -V LABCD -o /run/install.iso /run/cd 2>/run/genisoimage
 is "a CD is made" "$?" 0 || bail "without a CD" "$(tail -n 3 /run/genisoimage)"
+
+mkdir -p /run/second
+echo 'the other one' >/run/second/README
+$loader /sysroot/usr/bin/genisoimage -quiet -R -V SECOND -o /run/second.iso /run/second 2>>/run/genisoimage
 
 cat >/run/cdrom.yaml <<END
 version: 1
@@ -41,8 +45,25 @@ is "blocks are of 2048 bytes" "$(guest_run cdrom 'cat /sys/block/sr0/queue/logic
 is "it is mounted" "$(mounted)" 'made for this'
 is "what is read is equal" "$(guest_run cdrom 'sha256sum </tmp/cd/data' 60)" "$(sha256sum </run/cd/data)"
 is "all of it" "$(guest_run cdrom 'sha256sum </dev/sr0' 60)" "$(sha256sum </run/install.iso)"
+change() { throughway vm change-medium cdrom install "$@" >/run/change 2>&1; }
+change /run/second.iso
+is "a medium that is mounted is not changed" "$?" 1
+like "with the reason" "$(cat /run/change)" 'has locked the drive'
+is "and is as it was" "$(guest_run cdrom 'sha256sum </tmp/cd/data' 60)" "$(sha256sum </run/cd/data)"
+# After this Linux has unlocked the drive, though it is mounted.
 check "it cannot be written" guest_run cdrom '! dd if=/dev/zero of=/dev/sr0 bs=2048 count=1'
 guest_run cdrom 'cp -r /tmp/cd/tools /tmp/tools'
+guest_run cdrom 'umount /tmp/cd'
+change /run/nowhere.iso
+is "an image that is not there is refused" "$?" 1
+like "with the reason" "$(cat /run/change)" 'nowhere.iso: No such file'
+check "another medium is put in" change /run/second.iso
+is "which the guest finds" "$(retry 20 guest_run cdrom "test \$(cat /sys/block/sr0/size) != 0" 5; mounted)" 'the other one'
+guest_run cdrom 'umount /tmp/cd'
+check "the drive is emptied" change --eject
+check "and nothing is in it" guest_run cdrom '! dd if=/dev/sr0 of=/dev/null bs=2048 count=1'
+check "the first is put in again" change /run/install.iso
+is "and is the first" "$(mounted)" 'made for this'
 stays_open
 check "then it is ejected" guest_run cdrom 'umount /tmp/cd && LD_LIBRARY_PATH=/tmp/tools /tmp/tools/eject -r /dev/sr0'
 check "and nothing is there" guest_run cdrom '! dd if=/dev/sr0 of=/dev/null bs=2048 count=1'

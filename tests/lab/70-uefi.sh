@@ -2,7 +2,7 @@
 # kernels: debian
 # suite: uefi
 # gates: no
-# timeout: 600
+# timeout: 270
 . /share/box/lib.sh
 
 peer_mount
@@ -28,9 +28,12 @@ types() { printf '%s\r' "$2" >"/run/guest-$1/in"; }
 # shells NAME NUMBER: so many prompts of the shell have come.
 shells() { [ "$(grep -ao 'Shell> ' "$LAB_OUT/$1.console" | wc -l)" -ge "$2" ]; }
 shells_or_gone() { shells "$1" 1 || ! guest_running "$1"; }
-# in_shell NAME: the firmware's shell is there, and waits for no start-up script any more.
+asks_or_gone() { grep -aq 'Press ' "$LAB_OUT/$1.console" || ! guest_running "$1"; }
+# in_shell NAME: the firmware's shell is there. A key ends the time that it gives its start-up script.
 in_shell() {
-    retry 200 shells_or_gone "$1"
+    retry 200 asks_or_gone "$1"
+    types "$1" ''
+    retry 60 shells_or_gone "$1"
     shells "$1" 1 || { tail -c 2000 "$LAB_OUT/$1.console"; head -n 5 "$LAB_OUT/$1.err"; return 1; }
 }
 has() { grep -aq -- "$2" "$LAB_OUT/$1.console"; }
@@ -47,7 +50,7 @@ types first 'smbiosview -t 1'
 check "SMBIOS tells of the machine" retry 30 has first 'Product'
 throughway run /run/uefi.yaml --vm uefi >/run/second 2>&1 </dev/null
 is "a second start of the guest is refused" "$?" 1
-like "with the reason" "$(cat /run/second)" 'in use by another guest'
+like "with the reason" "$(cat /run/second)" 'Guest `uefi` runs already'
 guest_kill first
 check "the killed VMM left changes behind the image" test "$(stat -c %s "$vars")" -gt 540672
 

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::Action;
+use crate::machine::HotplugRequest;
 use crate::outcome::Crash;
 
 /// One message to the owner of the machine.
@@ -26,6 +27,8 @@ pub enum Event {
     Stop,
     /// Press the power button: the guest is asked to shut down.
     PowerButton,
+    /// Plug a device in, or take one out.
+    Hotplug(HotplugRequest),
     /// Write what KVM has counted to the log.
     Stats,
 }

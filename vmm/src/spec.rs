@@ -39,6 +39,9 @@ pub struct VmSpec {
     pub on_panic: Option<OnTrouble>,
     /// The guest has a watchdog, and that its time has run out does this.
     pub watchdog: Option<OnTrouble>,
+    /// Root ports with nothing behind them, for what is plugged in while the guest runs.
+    #[serde(default)]
+    pub hotplug_ports: u8,
 }
 
 /// Processors: `sockets * cores * threads` vCPUs.
@@ -126,7 +129,7 @@ pub enum OnTrouble {
 pub struct Resources {
     /// What the guest starts with.
     pub boot: Boot,
-    /// COM1.
+    /// The console.
     pub console: Console,
     /// The functions given to the guest, in slot order.
     pub slots: Vec<Slot>,
@@ -161,8 +164,10 @@ pub struct Firmware {
     pub once: Option<String>,
 }
 
-/// Both ends of COM1: terminals, files, pipes or sockets alike.
+/// Both ends of the guest's console: terminals, files, pipes or sockets alike.
 pub struct Console {
+    /// What the guest has it on.
+    pub device: ConsoleDevice,
     /// What the guest reads; `None` for nothing ever.
     pub input: Option<OwnedFd>,
     /// Where the guest writes; `None` for nowhere.
@@ -171,12 +176,24 @@ pub struct Console {
     pub log: Option<Box<dyn Write + Send>>,
 }
 
+/// What the guest has its console on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConsoleDevice {
+    /// COM1.
+    #[default]
+    Serial,
+    /// A virtio console, behind the last of the devices' root ports. What COM1 says goes to the console's output as well.
+    Virtio,
+}
+
 /// What sits behind one root port: one function, or the sibling functions of one device.
 pub struct Slot {
     /// The guest's name for it: the key in the appliance file.
     pub name: String,
     /// At most eight; the first is function 0.
     pub functions: Vec<Arc<dyn PciFunction>>,
+    /// The guest, and its firmware, sees their expansion ROMs.
+    pub rom: bool,
 }
 
 /// A virtio device behind a root port of its own.
@@ -185,4 +202,12 @@ pub struct VirtioSlot {
     pub name: String,
     /// The device.
     pub device: Box<dyn VirtioDevice>,
+}
+
+/// A device that is plugged in while the guest runs.
+pub enum NewDevice {
+    /// Functions of the host.
+    Functions(Slot),
+    /// A virtio device.
+    Virtio(VirtioSlot),
 }

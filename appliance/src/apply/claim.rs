@@ -33,7 +33,11 @@ pub struct Claim {
 impl Holder {
     /// This process.
     pub fn this(vm: &str) -> Self {
-        let pid = std::process::id();
+        Self::of(vm, std::process::id())
+    }
+
+    /// A process that is there.
+    pub fn of(vm: &str, pid: u32) -> Self {
         Self { vm: vm.to_owned(), pid, started: started(pid).unwrap_or(0), boot: boot().to_owned() }
     }
 

@@ -1,7 +1,10 @@
-//! Preparing the host for one guest, and giving back what it had.
+//! Preparing the host for one guest, and giving back what it had: all of it, or one device while it runs.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
 use vfio::PciAddress;
+use vfio::sriov::PhysicalFunction;
 
 use super::steps::{self, Journal, find};
 use super::{Claim, Holder, Host, Ledger, Undo};
@@ -36,7 +39,22 @@ impl Journal for Claiming<'_> {
 
 /// Does what a plan says. What was done before a failure is put back.
 pub fn apply(plan: &Plan, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<Applied> {
-    let mut journal = Claiming { ledger, claim: Claim { holder: Holder::this(vm), undo: Vec::new() } };
+    claim(plan, Claim { holder: Holder::this(vm), undo: Vec::new() }, host, ledger)
+}
+
+/// The same for what this process' guest is given while it runs, beside what it has.
+pub fn extend(plan: &Plan, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<Applied> {
+    let (own, known) = (Holder::this(vm), ledger.claim(vm)?);
+    if let Some(other) = known.as_ref().filter(|known| known.holder != own) {
+        bail!("Guest `{vm}` runs as process {} too, and what that has is not this one's", other.holder.pid);
+    }
+    claim(plan, known.unwrap_or(Claim { holder: own, undo: Vec::new() }), host, ledger)
+}
+
+/// Does what a plan says, and adds what is to be put back to a claim.
+fn claim(plan: &Plan, claim: Claim, host: &Host, ledger: &Ledger) -> anyhow::Result<Applied> {
+    let before = claim.undo.len();
+    let mut journal = Claiming { ledger, claim };
     let done = plan.steps.iter().try_for_each(|step| steps::take(step, host, &mut journal));
     let slot = |slot: &SlotPlan| {
         let functions =
@@ -44,21 +62,51 @@ pub fn apply(plan: &Plan, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Res
         Ok((slot.name.clone(), functions))
     };
     let slots = done.and_then(|()| plan.slots.iter().map(slot).collect::<anyhow::Result<_>>());
-    if slots.is_err()
-        && let Err(error) = restore(&journal.claim, host, ledger)
-    {
-        tracing::error!("{error:#}");
+    if slots.is_err() {
+        let Claim { holder, mut undo } = journal.claim;
+        let fresh = undo.split_off(before);
+        if let Err(error) = put_back(&holder, undo, &fresh, host, ledger) {
+            tracing::error!("{error:#}");
+        }
     }
     slots.map(|slots| Applied { slots, cards: plan.cards.clone() })
 }
 
+/// Puts back what one device of a running guest has changed; the rest of the guest's claim stays.
+pub fn give_back(device: &Applied, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<()> {
+    let Some(Claim { holder, undo }) = ledger.claim(vm)? else { return Ok(()) };
+    let functions: BTreeSet<_> = device.slots.iter().flat_map(|(_, functions)| functions).copied().collect();
+    let is_its = |undo: &Undo| match undo {
+        Undo::Driver { address, .. } => functions.contains(address),
+        Undo::Vf { pf, before } => {
+            let vfs = PhysicalFunction::of(&host.sysfs, *pf).map(|pf| pf.vfs()).unwrap_or_default();
+            let vf = vfs.into_iter().find(|(index, _)| u32::from(*index) == before.id);
+            vf.is_some_and(|(_, address)| functions.contains(&address))
+        }
+        Undo::Link { name, .. } => device.cards.iter().any(|card| card.link == *name),
+        _ => false,
+    };
+    let (its, rest) = undo.into_iter().partition(is_its);
+    put_back(&holder, rest, &its, host, ledger)
+}
+
+/// Puts `its` back, and leaves a claim with the rest: without `its` only where that went well.
+fn put_back(
+    holder: &Holder,
+    rest: Vec<Undo>,
+    its: &[Undo],
+    host: &Host,
+    ledger: &Ledger,
+) -> anyhow::Result<()> {
+    let vm = &holder.vm;
+    steps::put_back(its, host).with_context(|| format!("Putting devices of guest `{vm}` back"))?;
+    if rest.is_empty() {
+        return ledger.forget(vm);
+    }
+    ledger.write(&Claim { holder: holder.clone(), undo: rest })
+}
+
 /// Puts back what a claim says, last first, and forgets it when all is back. What fails is said, and the rest is done all the same.
 pub fn restore(claim: &Claim, host: &Host, ledger: &Ledger) -> anyhow::Result<()> {
-    let vm = &claim.holder.vm;
-    if let Err(error) =
-        steps::put_back(&claim.undo, host).with_context(|| format!("Putting devices of guest `{vm}` back"))
-    {
-        bail!(error);
-    }
-    ledger.forget(vm)
+    put_back(&claim.holder, Vec::new(), &claim.undo, host, ledger)
 }

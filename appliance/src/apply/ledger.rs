@@ -114,7 +114,7 @@ pub(crate) fn file_name(vm: &str) -> String {
 /// Where rights are what lacks, says so.
 fn failed(doing: &str, path: &Path, error: io::Error) -> anyhow::Error {
     let hint = match error.kind() {
-        io::ErrorKind::PermissionDenied => " (a guest with devices needs root)",
+        io::ErrorKind::PermissionDenied => " (changing the host, and giving devices to a guest, needs root)",
         _ => "",
     };
     anyhow::Error::new(error).context(format!("{doing} {}{hint}", path.display()))

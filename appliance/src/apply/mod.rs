@@ -42,12 +42,13 @@ impl Host {
 }
 
 pub use claim::{Claim, Holder};
-pub use guest::{Applied, apply, restore};
+pub use guest::{Applied, apply, extend, give_back, restore};
 pub(crate) use history::now;
 pub use history::{History, Record, State, as_done, current, originals};
 pub(crate) use ledger::file_name;
 pub use ledger::{Ledger, Lock};
 pub use restart::after_restart;
+pub(crate) use restart::{boot as this_boot, is_this_boot};
 pub use sightings::{Seen, Sighting, Sightings};
 pub use steps::{Journal, backwards};
 pub use transaction::{Event, Outcome, Transaction, revert, revert_the_dead};

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use super::{History, Host};
 
 /// The boot that this is (/proc/sys/kernel/random/boot_id).
-pub(super) fn boot() -> &'static str {
+pub(crate) fn boot() -> &'static str {
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -14,7 +14,7 @@ pub(super) fn boot() -> &'static str {
 }
 
 /// Something was written down in this boot, or does not say in which.
-pub(super) fn is_this_boot(written: &str) -> bool {
+pub(crate) fn is_this_boot(written: &str) -> bool {
     written.is_empty() || written == boot()
 }
 

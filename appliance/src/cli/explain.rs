@@ -95,8 +95,11 @@ fn find(
         });
     };
     let found = plan::find(config, host, name).map_err(|refusals| {
-        let texts: Vec<String> = refusals.iter().map(|refusal| refusal.message.clone()).collect();
-        format!("devices.{name}: {}", texts.join("; "))
+        let told = |refusal: &plan::Refusal| {
+            let help = refusal.help.as_ref().map_or(String::new(), |help| format!("\n  help: {help}"));
+            format!("devices.{name}: {}{help}", refusal.message)
+        };
+        refusals.iter().map(told).collect::<Vec<_>>().join("\n")
     })?;
     Ok((found, device.group))
 }

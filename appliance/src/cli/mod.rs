@@ -2,12 +2,15 @@
 
 mod change;
 mod check;
+mod daemon;
 mod devices;
 mod doctor;
+mod early;
 mod exit;
 mod explain;
 mod failure;
 mod image;
+mod journal;
 mod run;
 mod terminal;
 mod vm;
@@ -32,6 +35,7 @@ Examples:
   throughway check box.yaml               everything that is wrong with a file, each with its place
   throughway run box.yaml --vm firewall   start a guest here; Ctrl-A x leaves
   throughway vm start firewall            start it in the background; `vm console firewall` shows its console
+  throughway daemon                       keep the guests of the file that is applied running
 
 Exit codes:
   0  it worked; for `run`: the guest powered off
@@ -59,6 +63,28 @@ struct Cli {
     verbose: u8,
 }
 
+/// `throughway run` and nothing else: a start is not kept up by the other commands. What this does not take, [`Cli`] takes or
+/// explains.
+#[derive(Parser)]
+#[command(name = "throughway", disable_help_flag = true, disable_help_subcommand = true)]
+struct RunAlone {
+    #[command(subcommand)]
+    command: RunCommand,
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum RunCommand {
+    Run(run::Arguments),
+}
+
+impl From<RunAlone> for Cli {
+    fn from(RunAlone { command: RunCommand::Run(arguments), verbose }: RunAlone) -> Self {
+        Self { command: Command::Run(arguments), verbose }
+    }
+}
+
 // Deferred: the arguments of a command are made up only when it is the one that is called.
 #[derive(Subcommand)]
 #[command(defer = true)]
@@ -77,6 +103,8 @@ enum Command {
     Run(run::Arguments),
     /// Start guests in the background, and control those that run: pause, reset, stop, console, statistics.
     Vm(vm::Arguments),
+    /// Keep the box as it was applied, and its guests running: starts them, starts them again, stops them with the box.
+    Daemon(daemon::Arguments),
     /// Say what has to be done so that the host is as a file says. Ends with 2 when there is something.
     Plan(change::PlanArguments),
     /// Make the host as a file says: all of it, or nothing.
@@ -97,7 +125,7 @@ enum Command {
     Schema,
 }
 
-/// Where claims are kept.
+// Where claims are kept. No doc comment: it would be that of each command that has it.
 #[derive(Args, Clone, Debug)]
 struct StateDir {
     /// Folder for what must survive a crash: how devices were before guests took them.
@@ -105,7 +133,7 @@ struct StateDir {
     state_dir: PathBuf,
 }
 
-/// Where running guests are found.
+// Where running guests are found; no doc comment, as above.
 #[derive(Args, Clone, Debug)]
 struct RunDirOption {
     /// Folder with the control sockets of running guests; usually /run/throughway, and $XDG_RUNTIME_DIR/throughway for users
@@ -122,9 +150,11 @@ impl RunDirOption {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let begun = begin_early();
-    let cli = Cli::parse();
-    log_to_stderr(cli.verbose);
+    let begun = early::begin();
+    let cli = begun.as_ref().and_then(|_| RunAlone::try_parse().ok()).map_or_else(Cli::parse, Cli::from);
+    let service = matches!(cli.command, Command::Daemon(_));
+    // A daemon has nobody else to tell what it does.
+    log_to_stderr(cli.verbose.saturating_add(u8::from(service)), service);
     let exit = match cli.command {
         Command::Check(arguments) => check::main(&arguments),
         Command::Devices(arguments) => devices::main(&arguments),
@@ -133,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Image(arguments) => image::main(&arguments),
         Command::Run(arguments) => run::main(&arguments, begun.unwrap_or_else(Begun::begin)),
         Command::Vm(arguments) => vm::main(&arguments, cli.verbose),
+        Command::Daemon(arguments) => daemon::main(&arguments),
         Command::Plan(arguments) => change::plan(&arguments),
         Command::Apply(arguments) => change::apply(&arguments),
         Command::Confirm(arguments) => change::confirm(&arguments),
@@ -146,24 +177,8 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Begins a VM where a guest is going to run, before the arguments are made out: both take about as long.
-fn begin_early() -> Option<Result<Begun, vmm::machine::Error>> {
-    (std::env::args_os().nth(1)? == "run").then(|| {
-        one_heap();
-        Begun::begin()
-    })
-}
-
-/// Has all threads share one heap: a guest's few threads hardly allocate, and a heap for each costs time and memory.
-fn one_heap() {
-    // SAFETY: mallopt changes a setting of the C library's allocator, and is called before there are other threads.
-    if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 0 {
-        tracing::debug!("The allocator keeps its heaps");
-    }
-}
-
 /// Warnings and worse unless more is asked for. What vfio-ioctls says while it asks what a device has is no warning of ours.
-fn log_to_stderr(verbose: u8) {
+fn log_to_stderr(verbose: u8, service: bool) {
     let level = match verbose {
         0 => "warn,vfio_ioctls=error",
         1 => "info,vfio_ioctls=error",
@@ -173,7 +188,53 @@ fn log_to_stderr(verbose: u8) {
     // Not the `EnvFilter`: it takes spans and patterns too, and a megabyte of regular expressions into every process.
     let targets = |text: &str| text.parse::<Targets>().ok();
     let filter = std::env::var("RUST_LOG").ok().and_then(|text| targets(&text)).or_else(|| targets(level));
+    let filter = filter.unwrap_or_default();
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let log = log.with_ansi(std::io::stderr().is_terminal()).compact();
-    tracing_subscriber::registry().with(filter.unwrap_or_default()).with(log).init();
+    let registry = tracing_subscriber::registry().with(filter);
+    // The journal has the time itself, and takes how grave a line is from its first word (sd-daemon(3)).
+    if service && std::env::var_os("JOURNAL_STREAM").is_some() {
+        registry.with(log.with_ansi(false).event_format(journal::Line)).init();
+    } else {
+        registry.with(log.with_ansi(std::io::stderr().is_terminal()).compact()).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        RunAlone::command().debug_assert();
+    }
+
+    #[test]
+    fn run_alone_takes_what_the_whole_takes() {
+        let taken = |words: &[&str]| {
+            let words = || ["throughway"].iter().chain(words);
+            let alone = RunAlone::try_parse_from(words()).ok().map(Cli::from);
+            let of = |cli: Cli| match cli.command {
+                Command::Run(arguments) => Some((cli.verbose, format!("{arguments:?}"))),
+                _ => None,
+            };
+            (alone.and_then(of), Cli::try_parse_from(words()).ok().and_then(of))
+        };
+        for words in [
+            &["run", "a.yaml", "--vm", "b"][..],
+            &["run", "--vm=b", "-vv", "a.yaml", "-v"],
+            &["run", "a.yaml", "--vm", "b", "--boot-once", "cd", "--state-dir", "s", "--run-dir", "r"],
+            &["run", "a.yaml", "--vm", "b", "--console-log", "l", "--detached"],
+        ] {
+            let (alone, whole) = taken(words);
+            assert!(alone.is_some(), "{words:?}");
+            assert_eq!(alone, whole);
+        }
+        for words in [&["run"][..], &["run", "--help"], &["-V"], &["run", "a", "b", "--vm", "c"], &["doctor"]]
+        {
+            assert_eq!(taken(words).0, None, "{words:?}");
+        }
+    }
 }

@@ -1,10 +1,13 @@
 //! `throughway run` and `throughway recover`: a guest from the file to its end, and the host as it was after it.
 
+mod hotplug;
+
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use vmm::spec::Console;
+use vmm::spec::{Console, ConsoleDevice};
 use vmm::{Begun, Machine, Outcome};
 
 use super::change::nobody_waits;
@@ -14,14 +17,15 @@ use super::failure::{Failure, ended};
 use super::terminal::{Terminal, heed_signals};
 use super::{RunDirOption, StateDir};
 use crate::apply::{self, Applied, History, Host, Ledger};
-use crate::config::{Config, Document, GuestConsole, Vm};
-use crate::control::{Place, RotatingLog, Served};
+use crate::config::{Config, Document, Vm};
+use crate::control::{End, Place, RotatingLog, Served};
 use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
-use crate::plan::plan;
+use crate::plan::{Plan, plan};
+use hotplug::Devices;
 
-#[derive(Args)]
+#[derive(Args, Debug)]
 pub(super) struct Arguments {
     /// The appliance file.
     file: String,
@@ -38,10 +42,21 @@ pub(super) struct Arguments {
     /// Without a terminal, in a session of its own.
     #[arg(long, hide = true)]
     detached: bool,
+    /// Where relative paths of the file start, where that is not its folder.
+    #[arg(long, hide = true, value_name = "FOLDER")]
+    relative_to: Option<PathBuf>,
     #[command(flatten)]
     state: StateDir,
     #[command(flatten)]
     running: RunDirOption,
+}
+
+impl Arguments {
+    /// Where relative paths of the file start.
+    fn folder(&self) -> &Path {
+        let own = || Path::new(&self.file).parent().unwrap_or(Path::new("."));
+        self.relative_to.as_deref().unwrap_or_else(own)
+    }
 }
 
 /// Of a console's log: bytes a file, and files.
@@ -49,7 +64,33 @@ const LOG_SIZE: (u64, u32) = (4 << 20, 4);
 
 /// Runs a guest of the file on the VM that was `begun`. A host without KVM is told of only when nothing else is wrong.
 pub(super) fn main(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Exit {
-    ended(run(arguments, begun).map(|outcome| Exit::after(&arguments.vm, &outcome)))
+    let result = run(arguments, begun);
+    if arguments.detached {
+        note_the_end(arguments, &result);
+    }
+    ended(result.map(|outcome| Exit::after(&arguments.vm, &outcome)))
+}
+
+/// For whoever keeps it running and is not the one who started it.
+fn note_the_end(arguments: &Arguments, result: &Result<Outcome, Failure>) {
+    let (end, why) = match result {
+        Ok(Outcome::PowerOff) => (End::PowerOff, None),
+        Ok(Outcome::Reset) => (End::Reset, None),
+        Ok(Outcome::Stopped) => (End::Stopped, None),
+        Ok(Outcome::Crash(crash)) => (End::Crash, Some(crash.to_string())),
+        Ok(Outcome::Trouble { what }) => (End::Crash, Some((*what).to_owned())),
+        Ok(Outcome::DeviceError { device, what }) => (End::DeviceError, Some(format!("{device}: {what}"))),
+        Err(Failure::Input(problems)) => {
+            (End::Refused, problems.first().map(|problem| problem.message.clone()))
+        }
+        Err(Failure::Refused(error)) => (End::Refused, Some(format!("{error:#}"))),
+        Err(Failure::Fault(error)) => (End::Fault, Some(format!("{error:#}"))),
+    };
+    // A crash has registers after its first line.
+    let why = why.map(|why| why.lines().next().unwrap_or_default().to_owned());
+    if let Err(error) = arguments.running.folder().notes(&arguments.vm).ends(end, why) {
+        tracing::debug!("{error:#}");
+    }
 }
 
 fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Result<Outcome, Failure> {
@@ -71,26 +112,24 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     // Held until all is given back.
     let served = Served::default();
     let outside = Outside { arguments, place, served: &served };
-    let folder = Path::new(&arguments.file).parent().unwrap_or(Path::new("."));
+    let folder = arguments.folder();
     let mut files =
         BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(Failure::Refused)?;
     if let Some(device) = &arguments.boot_once {
         let chosen = files.boot_once(vm, device);
         chosen.with_context(|| format!("--boot-once {device}")).map_err(Failure::Refused)?;
     }
-    if arguments.detached && vm.console == GuestConsole::Virtio {
-        return Err(Failure::Refused(anyhow::anyhow!(
-            "Guest `{name}` has `console: virtio`, which needs a terminal: `throughway run` it, or say `console: serial`"
-        )));
-    }
     enough_huge_pages(vm).map_err(Failure::Refused)?;
     processors_are_there(name, vm).map_err(Failure::Refused)?;
     host::node_has_room(Path::new("/sys"), name, &vm.memory.detail()).map_err(Failure::Refused)?;
+    let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
-        return start(begun, name, vm, files, &Applied::default(), outside);
+        let outcome = start(begun, arguments, vm, files, &Applied::default(), outside);
+        // What it was given while it ran. A guest without devices is a user's as well, who may not lock the ledger.
+        let claimed = ledger.claim(name).is_ok_and(|claim| claim.is_some());
+        return both(outcome, if claimed { give_back(name, &host, &ledger) } else { Ok(()) });
     }
-    let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
     let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
     let functions: Vec<_> =
         applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
@@ -99,18 +138,17 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
-    let outcome = start(begun, name, vm, files, &applied, outside);
-    let restored = give_back(name, &host, &ledger);
-    match (outcome, restored) {
-        (Ok(outcome), Ok(())) => Ok(outcome),
-        (Err(failure), Ok(())) => Err(failure),
-        (outcome, Err(error)) => {
-            if let Err(Failure::Fault(first) | Failure::Refused(first)) = outcome {
-                complain(&first);
-            }
-            Err(Failure::Fault(error))
-        }
+    let outcome = start(begun, arguments, vm, files, &applied, outside);
+    both(outcome, give_back(name, &host, &ledger))
+}
+
+/// How a guest ended, or why not all is as it was before it.
+fn both(outcome: Result<Outcome, Failure>, restored: anyhow::Result<()>) -> Result<Outcome, Failure> {
+    let Err(error) = restored else { return outcome };
+    if let Err(Failure::Fault(first) | Failure::Refused(first)) = outcome {
+        complain(&first);
     }
+    Err(Failure::Fault(error))
 }
 
 /// Recovers what the dead left, plans, and applies, while nobody else does.
@@ -123,16 +161,34 @@ fn prepare(
     ledger: &Ledger,
 ) -> Result<Applied, Failure> {
     let _lock = ledger.lock().map_err(Failure::Fault)?;
-    put_back_the_dead(place, ledger).map_err(Failure::Fault)?;
-    // What a guest is given now would be taken from under it again.
-    let history = History::at(&arguments.state.state_dir);
-    apply::revert_the_dead(&history, place).map_err(Failure::Fault)?;
-    nobody_waits(&history)?;
+    ready_to_plan(&arguments.state.state_dir, place, ledger)?;
     let name = arguments.vm.as_str();
     if let Some(claim) = ledger.claim(name).map_err(Failure::Fault)? {
         let error = anyhow::anyhow!("Guest `{name}` runs already, as process {}", claim.holder.pid);
         return Err(Failure::Refused(error));
     }
+    let plan = plan_for(document, config, name, vm, place, ledger)?;
+    apply::apply(&plan, name, place, ledger).map_err(Failure::Fault)
+}
+
+/// Recovers what the dead left; what waits to be confirmed is in the way.
+fn ready_to_plan(state: &Path, place: &Host, ledger: &Ledger) -> Result<(), Failure> {
+    put_back_the_dead(place, ledger).map_err(Failure::Fault)?;
+    // What a guest is given now would be taken from under it again.
+    let history = History::at(state);
+    apply::revert_the_dead(&history, place).map_err(Failure::Fault)?;
+    nobody_waits(&history)
+}
+
+/// What is to be done to the host for what `vm` has.
+fn plan_for(
+    document: &Document,
+    config: &Config,
+    name: &str,
+    vm: &Vm,
+    place: &Host,
+    ledger: &Ledger,
+) -> Result<Plan, Failure> {
     let macs =
         !vm.nics.is_empty() || config.devices.values().any(|device| device.matches.permanent_mac.is_some());
     let mut host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
@@ -141,27 +197,30 @@ fn prepare(
     if !vm.pci.is_empty() {
         place.sightings.note(config, &host).map_err(Failure::Fault)?;
     }
-    let plan = plan(config, &host, name, vm)
-        .map_err(|refusals| Failure::Input(check::at_their_lines(document, &refusals)))?;
-    apply::apply(&plan, name, place, ledger).map_err(Failure::Fault)
+    plan(config, &host, name, vm)
+        .map_err(|refusals| Failure::Input(check::at_their_lines(document, &refusals)))
 }
 
 fn start(
     begun: Result<Begun, vmm::machine::Error>,
-    name: &str,
+    arguments: &Arguments,
     vm: &Vm,
     files: BootFiles,
     applied: &Applied,
     outside: Outside<'_>,
 ) -> Result<Outcome, Failure> {
+    let name = arguments.vm.as_str();
     let affinity = host::affinity(Path::new("/sys"), &vm.cpus);
     let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied());
     let policy = host::memory_policy(Path::new("/sys"), name, vm, functions);
     let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm, affinity, policy), begun));
     let mut machine = machine.map_err(|error| Failure::Fault(error.into()))?;
     let (terminal, console) = outside.attach(&mut machine).map_err(Failure::Fault)?;
-    let kvm = || Ok(machine.vfio_device()?);
-    let resources = guest::resources(vm, files, console, applied, kvm).map_err(Failure::Fault)?;
+    let (file, folder) = (&arguments.file, arguments.folder().to_owned());
+    let devices = Arc::new(Devices::new(file, folder, name, arguments.state.state_dir.clone(), applied));
+    let iommu = || devices.iommu(|| Ok(machine.vfio_device()?));
+    let resources = guest::resources(vm, files, console, applied, iommu).map_err(Failure::Fault)?;
+    machine.plug_from(devices);
     let outcome = machine.run(resources);
     drop(terminal);
     outcome.map_err(|error| {
@@ -203,7 +262,7 @@ impl Outside<'_> {
             }
         };
         if self.arguments.detached {
-            return Ok((None, Console { input: None, output: None, log }));
+            return Ok((None, Console { device: ConsoleDevice::Serial, input: None, output: None, log }));
         }
         let terminal = Terminal::open(machine).context(setting_up)?;
         let console = Console { log, ..terminal.console().context(setting_up)? };
@@ -297,8 +356,9 @@ fn enough_huge_pages(vm: &Vm) -> anyhow::Result<()> {
     let (wanted, free) =
         (memory.size.0.div_ceil(page.0.max(1)), host::huge_pages_free(Path::new("/sys"), page.0));
     if wanted > free {
+        let pages = if wanted == 1 { "page" } else { "pages" };
         anyhow::bail!(
-            "The guest wants {wanted} huge pages of {page}, and the host has {free} to give; set aside more by /sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages or by hugepages= on the host's kernel command line",
+            "The guest wants {wanted} huge {pages} of {page}, and the host has {free} to give; set aside more by /sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages or by hugepages= on the host's kernel command line",
             page.0 >> 10
         );
     }

@@ -12,7 +12,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use vmm::Machine;
 use vmm::machine::{Handle, Watched};
-use vmm::spec::Console;
+use vmm::spec::{Console, ConsoleDevice};
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -76,6 +76,7 @@ impl Terminal {
     /// The ends that the guest gets.
     pub(super) fn console(&self) -> io::Result<Console> {
         Ok(Console {
+            device: ConsoleDevice::Serial,
             input: Some(self.input.try_clone()?),
             output: Some(io::stdout().as_fd().try_clone_to_owned()?),
             log: None,

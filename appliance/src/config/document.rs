@@ -279,7 +279,7 @@ pub(crate) const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 6] = ["listen", "web", "autostart", "restart", "rom-bar", "serial"];
+const NOT_YET: [&str; 3] = ["listen", "web", "serial"];
 
 /// Finds unknown keys by the schema, takes them out, and says which known key is nearest.
 struct Unknown<'a> {
@@ -347,7 +347,9 @@ impl Unknown<'_> {
         }
         let known: BTreeSet<&str> = known.collect();
         let nearest = known.iter().map(|key| (strsim::osa_distance(name, key), *key)).min();
-        let help = match nearest {
+        // `mac` for `mac-address`: one that begins so is meant before one that looks like it.
+        let longer = known.iter().find(|key| name.len() > 2 && key.starts_with(name));
+        let help = match longer.map(|key| (0, *key)).or(nearest) {
             Some((distance, key)) if distance <= 1 + name.len() / 3 => format!("did you mean `{key}`?"),
             _ => format!("known here: {}", known.into_iter().collect::<Vec<_>>().join(", ")),
         };
@@ -405,6 +407,10 @@ fn problem(document: &Document, path: &[Step], message: &str, missing: Option<&s
 fn plain(message: &str) -> String {
     let Some((found, expected)) = message.split_once(", expected ") else { return message.to_owned() };
     let expected = match expected {
+        // A number that was found, and is no such one, is too large or below 0.
+        "u8" if found.starts_with("invalid value: integer") => "a whole number up to 255",
+        "u16" if found.starts_with("invalid value: integer") => "a whole number up to 65535",
+        "u32" if found.starts_with("invalid value: integer") => "a whole number up to 4294967295",
         "u8" | "u16" | "u32" | "u64" => "a whole number",
         "a boolean" => "true or false",
         "a string" => "text",
@@ -413,6 +419,8 @@ fn plain(message: &str) -> String {
         text if text.starts_with("struct ") => "keys and values",
         text => text,
     };
+    // `variant` is the parser's word.
+    let found = found.replacen("unknown variant", "unknown value", 1);
     format!("{found}, expected {expected}")
 }
 

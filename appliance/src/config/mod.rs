@@ -3,8 +3,10 @@
 mod diagnostic;
 mod document;
 mod edit;
+mod guest;
 mod host;
 mod mac;
+mod order;
 mod position;
 mod size;
 #[cfg(test)]
@@ -14,8 +16,10 @@ mod validate;
 
 pub use diagnostic::{Diagnostic, Severity, together};
 pub use document::{Document, load, load_all, read};
+pub use guest::*;
 pub use host::{CpuList, Host, Management, Need, Seconds};
 pub(crate) use mac::derived_mac;
+pub use order::{Loop, start_order};
 pub use size::Size;
 pub use types::*;
 pub(crate) use validate::{pair, range};

@@ -201,6 +201,25 @@ fn an_image_is_one_guests_unless_it_is_only_read() {
 }
 
 #[test]
+fn devices_have_slots_and_functions_names_of_their_own() {
+    let text = "version: 1
+devices: {gpu: {match: {address: '0000:65:00.0'}}, card: {match: {address: '0000:66:00.0'}}}
+sriov: {card: {num-vfs: 2}}
+vms:
+  a: {memory: 1GiB, boot: {kernel: /k}, rng: true, hotplug-ports: 29}
+  b: {memory: 1GiB, boot: {kernel: /k}, rng: true, vsock: {cid: 3}, hotplug-ports: 29}
+  c: {memory: 1GiB, boot: {kernel: /k}, nics: {wan: {pf: card, vf: 0}}, pci: {wan: {device: gpu}}}
+";
+    assert_eq!(
+        problems(text),
+        [
+            "6:84: A guest has 30 slots, too few for 2 devices and 29 empty ones",
+            "7:84: `wan` is a VF of this guest already, as vms.c.nics.wan (give one of them another name)",
+        ]
+    );
+}
+
+#[test]
 fn sockets_are_numbered_once_and_not_as_the_host() {
     let text = "version: 1
 vms:
@@ -227,5 +246,31 @@ vms:
     assert_eq!(
         problems(text),
         ["4:77: Memory is of `hugepages`, or of pages that may become huge: not both (take one of them out)"]
+    );
+}
+
+#[test]
+fn guests_that_the_daemon_starts_have_an_order() {
+    let text = "version: 1
+vms:
+  a: {memory: 1GiB, boot: {kernel: /k}, autostart: true, restart: never, depends-on: [b, b, nobody]}
+  b: {memory: 1GiB, boot: {kernel: /k}, restart: sometimes, start-delay: 5}
+";
+    assert_eq!(
+        problems(text),
+        [
+            "4:50: Unknown value `sometimes`, expected one of `never`, `no`, `on-failure`, `always`",
+            "4:74: Invalid type: integer `5`, expected text",
+        ]
+    );
+    let text = text.replace("sometimes", "always").replace(": 5}", ": 5s, depends-on: [c]}");
+    let text = format!("{text}  c: {{memory: 1GiB, boot: {{kernel: /k}}, depends-on: [a]}}\n");
+    assert_eq!(
+        problems(&text),
+        [
+            "3:87: These guests wait for each other: `a` -> `b` -> `c` -> `a` (take one of them out)",
+            "3:90: `b` is there twice",
+            "3:93: `nobody` is not defined under `vms` (define it under `vms:`)",
+        ]
     );
 }

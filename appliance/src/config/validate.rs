@@ -1,18 +1,16 @@
 //! What types cannot say: names that must be defined, numbers that must fit, things that may be there only once.
 
+mod guest;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use netconfig::merge::{merge, nats};
-use netconfig::section::NetworkType;
 use netconfig::{LinkSettings, MacAddress, VfAttributes};
 use vfio::PciAddress;
 
-use super::{Config, Diagnostic, Disk, DiskDevice, Document, Nic, Pool, Vm, derived_mac};
-
-/// More vCPUs than this no guest has.
-const MOST_CPUS: u32 = 64;
+use super::{Config, Diagnostic, Document, Pool, derived_mac};
 
 /// All that is wrong.
 pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> {
@@ -36,6 +34,7 @@ pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> 
     for (name, vm) in &config.vms {
         check.vm(name, vm);
     }
+    check.loops();
     check.derived_macs();
     check.problems
 }
@@ -248,208 +247,6 @@ impl<'a> Check<'a> {
             Entry::Occupied(entry) => {
                 let message = format!("{mac} is there already, at {}", entry.get());
                 self.report(path, message, None);
-            }
-        }
-    }
-
-    fn vm(&mut self, name: &'a str, vm: &'a Vm) {
-        let cpus = vm.cpus.topology();
-        let unit = cpus.sockets.saturating_mul(cpus.threads);
-        if cpus.count == 0 || cpus.count > MOST_CPUS {
-            self.report(
-                &["vms", name, "cpus"],
-                format!("A guest has 1 to {MOST_CPUS} vCPUs, not {}", cpus.count),
-                None,
-            );
-        } else if unit == 0 || !(1..=2).contains(&cpus.threads) || !cpus.count.is_multiple_of(unit) {
-            let message = format!(
-                "{} vCPUs cannot be {} sockets of cores with {} threads",
-                cpus.count, cpus.sockets, cpus.threads
-            );
-            self.report(
-                &["vms", name, "cpus"],
-                message,
-                Some("threads is 1 or 2, and count a multiple of sockets x threads".to_owned()),
-            );
-        }
-        let memory = vm.memory.detail();
-        let page = memory.hugepages.map_or(1 << 20, |page| page.0);
-        if !matches!(memory.hugepages.map(|page| page.0), None | Some(0x20_0000 | 0x4000_0000)) {
-            self.report(&["vms", name, "memory", "hugepages"], "Huge pages are of 2MiB or 1GiB", None);
-        } else if memory.size.0 == 0 || !memory.size.0.is_multiple_of(page) {
-            let message = format!("{} is not a whole number of {} pages", memory.size, super::Size(page));
-            self.report(&["vms", name, "memory"], message, None);
-        }
-        if memory.transparent_hugepages && memory.hugepages.is_some() {
-            let help = Some("take one of them out".to_owned());
-            let path = ["vms", name, "memory", "transparent-hugepages"];
-            self.report(&path, "Memory is of `hugepages`, or of pages that may become huge: not both", help);
-        }
-        self.boot(name, vm);
-        if let Some(vsock) = &vm.vsock {
-            self.cid(name, vsock.cid);
-        }
-        for (key, nic) in &vm.nics {
-            self.nic(name, key, nic);
-        }
-        for (key, disk) in &vm.disks {
-            self.disk(name, key, disk);
-        }
-        for (key, pci) in &vm.pci {
-            let path = ["vms", name, "pci", key, "device"];
-            self.defined(&path, "devices", &pci.device, self.config.devices.keys());
-            let owner = format!("vms.{name}.pci.{key}");
-            if let Some(first) = self.devices.insert(&pci.device, owner) {
-                self.report(&path, format!("`{}` is given away already, as {first}", pci.device), None);
-            }
-            if self.config.sriov.contains_key(&pci.device) {
-                let help = Some("give its VFs away, or take it out of `sriov:`".to_owned());
-                self.report(&path, format!("`{}` has VFs and cannot be given away whole", pci.device), help);
-            }
-        }
-    }
-
-    fn cid(&mut self, name: &'a str, cid: u32) {
-        let path = ["vms", name, "vsock", "cid"];
-        if !(3..u32::MAX).contains(&cid) {
-            let help = Some("0 to 2 are the host's; take a number from 3 on".to_owned());
-            self.report(&path, format!("A guest cannot have the vsock CID {cid}"), help);
-        } else if let Some(first) = self.cids.insert(cid, name) {
-            self.report(&path, format!("The vsock CID {cid} is that of guest `{first}` already"), None);
-        }
-    }
-
-    fn boot(&mut self, name: &str, vm: &Vm) {
-        let (path, boot) = (["vms", name, "boot"], &vm.boot);
-        let at = |key: &'static str| [&path[..], &[key]].concat();
-        if boot.cmdline.contains('\0') {
-            self.report(&at("cmdline"), "A command line cannot contain a NUL", None);
-        }
-        let help = || Some("write either `kernel: PATH` or `firmware: uefi`".to_owned());
-        match (&boot.kernel, &boot.firmware) {
-            (Some(_), Some(_)) => {
-                self.report(
-                    &at("firmware"),
-                    "A guest starts with a kernel or with firmware, not both",
-                    help(),
-                );
-            }
-            (None, None) => self.report(&path, "This names nothing to start", help()),
-            (Some(_), None) if !boot.order.is_empty() => {
-                self.report(
-                    &at("order"),
-                    "Only firmware has a boot order, and this guest starts with a kernel",
-                    None,
-                );
-            }
-            (None, Some(_)) if boot.initrd.is_some() => {
-                self.report(&at("initrd"), "Only a kernel has an initial RAM disk", help());
-            }
-            (None, Some(_)) if !boot.cmdline.is_empty() => {
-                self.report(&at("cmdline"), "Only a kernel has a command line", help());
-            }
-            _ => {}
-        }
-        let devices: Vec<&String> = vm.disks.keys().chain(vm.nics.keys()).chain(vm.pci.keys()).collect();
-        for (index, device) in boot.order.iter().enumerate() {
-            let element = format!("#{index}");
-            let path = [&path[..], &["order", element.as_str()]].concat();
-            if !devices.contains(&device) {
-                let help = format!("give it one of that name, under `vms.{name}.disks`, `.nics` or `.pci`");
-                self.report(&path, format!("This guest has no device `{device}`"), Some(help));
-            } else if boot.order.iter().take(index).any(|before| before == device) {
-                self.report(&path, format!("`{device}` is there twice"), None);
-            }
-        }
-    }
-
-    fn disk(&mut self, vm: &str, key: &str, disk: &'a Disk) {
-        let path = ["vms", vm, "disks", key];
-        if disk.queues.is_some_and(|queues| !(1..=16).contains(&queues)) {
-            self.report(&[&path[..], &["queues"]].concat(), "A disk has 1 to 16 queues", None);
-        }
-        if disk.device == DiskDevice::Cdrom && disk.queues.is_some() {
-            self.report(&[&path[..], &["queues"]].concat(), "A CD drive has one queue", None);
-        }
-        let owner = format!("vms.{vm}.disks.{key}");
-        match self.images.get(disk.path.as_path()) {
-            Some((first, read_only)) if !(disk.is_read_only() && *read_only) => {
-                let message = format!("{} is a disk already, as {first}", disk.path.display());
-                let help = "give each an image of its own, or say `read-only: true` for both".to_owned();
-                self.report(&[&path[..], &["path"]].concat(), message, Some(help));
-            }
-            Some(_) => {}
-            None => {
-                self.images.insert(&disk.path, (owner, disk.is_read_only()));
-            }
-        }
-    }
-
-    fn nic(&mut self, vm: &str, key: &str, nic: &Nic) {
-        let path = ["vms", vm, "nics", key];
-        if let Some(network) = &nic.network {
-            return self.card(&path, nic, network);
-        }
-        for (key, given) in [("vlan", nic.vlan.is_some()), ("queues", nic.queues.is_some())] {
-            if !given {
-                continue;
-            }
-            let help = Some("a VF takes `vlan-id`; queues are the VF's own".to_owned());
-            self.report(&[&path[..], &[key]].concat(), format!("`{key}` is of a nic with a `network`"), help);
-        }
-        match (&nic.pool, &nic.pf, nic.vf) {
-            (Some(pool), None, None) => {
-                self.defined(&[&path[..], &["pool"]].concat(), "pools", pool, self.config.pools.keys());
-            }
-            (None, Some(pf), Some(vf)) => {
-                self.defined(&[&path[..], &["pf"]].concat(), "sriov", pf, self.config.sriov.keys());
-                if self.config.sriov.get(pf).is_some_and(|sriov| vf >= sriov.num_vfs) {
-                    self.report(&[&path[..], &["vf"]].concat(), format!("`{pf}` has no VF {vf}"), None);
-                }
-            }
-            _ => {
-                let help = "write `network: NAME`, `pool: NAME`, or `pf: NAME` and `vf: INDEX`".to_owned();
-                self.report(&path, "A nic needs either a network, or a pool, or a pf and a vf", Some(help));
-            }
-        }
-        self.attributes(&path, &nic.attributes);
-    }
-
-    /// A virtio-net card on a network of the host.
-    fn card(&mut self, path: &[&str], nic: &Nic, network: &str) {
-        let at = |key: &'static str| [path, &[key]].concat();
-        let networks = &self.config.networks;
-        self.defined(&at("network"), "networks", network, networks.keys());
-        if nic.pool.is_some() || nic.pf.is_some() || nic.vf.is_some() {
-            let help = Some("take one of them out".to_owned());
-            self.report(path, "A nic is on a network, or a VF: not both", help);
-        }
-        let only_mac = VfAttributes { mac_address: nic.attributes.mac_address, ..VfAttributes::default() };
-        if nic.attributes != only_mac {
-            let help = Some("on a bridge, write `vlan: {mode: access, tag: ID}`".to_owned());
-            self.report(path, "Only a VF has attributes other than its MAC address", help);
-        }
-        if let Some(mac) = nic.attributes.mac_address {
-            self.mac(&at("mac-address"), mac);
-        }
-        if nic.queues.is_some_and(|queues| !(1..=16).contains(&queues)) {
-            self.report(&at("queues"), "A card has 1 to 16 pairs of queues", None);
-        }
-        let Some(section) = networks.get(network) else { return };
-        if !matches!(section.kind, NetworkType::Bridge | NetworkType::Nat | NetworkType::Macvtap) {
-            let help = Some(format!("put a bridge or a macvtap on `{network}`"));
-            self.report(
-                &at("network"),
-                format!("`{network}` is a {}, which takes no guests", section.kind),
-                help,
-            );
-        }
-        if let Some(vlan) = &nic.vlan {
-            if section.kind != NetworkType::Bridge || section.vlan_filtering != Some(true) {
-                let help = Some("set `vlan-filtering: true` for the bridge".to_owned());
-                self.report(&at("vlan"), format!("`{network}` does not look at VLANs"), help);
-            } else if let Err(message) = vlan.memberships() {
-                self.report(&at("vlan"), message, None);
             }
         }
     }

@@ -12,6 +12,8 @@ use super::Place;
 
 /// An answer comes at once but for what waits for a device of the guest's.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What the host may take for a device that comes or goes.
+const HOST_PATIENCE: Duration = Duration::from_secs(300);
 /// An answer is never longer: a thousand counters of each of hundreds of vCPUs.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
@@ -139,6 +141,19 @@ impl Client {
             },
             Answer::Over => Err(ClientError::Ended(self.vm.clone())),
         }
+    }
+
+    /// The same, for what may take the guest that long.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn ask_within(&mut self, request: &Request, guest: Duration) -> Result<Message, ClientError> {
+        // What the host does before and after it takes time as well: binding drivers, resets, pinning memory.
+        let patience = guest.saturating_add(HOST_PATIENCE);
+        self.stream.get_ref().set_read_timeout(Some(patience)).map_err(|error| self.failed(error))?;
+        let answer = self.ask(request);
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).map_err(|error| self.failed(error))?;
+        answer
     }
 
     /// Waits until the guest has ended, for as long as it takes: how, where it says so. Its process may live on for a moment.

@@ -5,12 +5,19 @@
 //!     NAME/                     mode 0700
 //!       lock                    locked while the guest's process lives
 //!       control.sock            mode 0600; made once the guest runs
+//!     .daemon/                  what is noted of guests beside that
 //! ```
 
 mod client;
+mod end;
+mod launch;
 mod log;
+mod notes;
 mod place;
 
 pub use client::{Answer, Client, ClientError};
+pub use end::End;
+pub use launch::{Launch, LaunchError, Launched, usual_logs};
 pub use log::RotatingLog;
+pub use notes::{Ending, Notes, Start, name_of};
 pub use place::{Place, RunDir, Served};

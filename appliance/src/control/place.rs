@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::apply::file_name;
 
@@ -34,6 +35,11 @@ impl RunDir {
         let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
         let own = own.map_or_else(|| format!("/run/user/{}", user.as_raw()).into(), PathBuf::from);
         own.join("throughway")
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// The guest of this name, whether it runs or not.
@@ -103,6 +109,22 @@ impl Place {
         u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
     }
 
+    /// The process that runs the guest, held on to.
+    ///
+    /// # Errors
+    /// None serves the socket, or it is gone again.
+    pub fn process(&self) -> io::Result<(u32, OwnedFd)> {
+        let stream = self.connect()?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+        let process = pidfd_open(peer.pid, PidfdFlags::empty())?;
+        // Still the one that listens: its number was not given to another in between.
+        let again = rustix::net::sockopt::socket_peercred(self.connect()?)?;
+        if again.pid != peer.pid {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok((u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0), process))
+    }
+
     /// Makes the folder and a socket that listens; both stay as long as `served`.
     ///
     /// # Errors
@@ -159,7 +181,7 @@ impl Place {
     }
 
     /// Takes away what a process left that was killed; false where there is a process.
-    pub(super) fn clean(&self) -> io::Result<bool> {
+    pub(crate) fn clean(&self) -> io::Result<bool> {
         if !self.folder.exists() {
             return Ok(true);
         }

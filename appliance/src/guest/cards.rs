@@ -25,8 +25,13 @@ pub(super) fn virtio(vm: &Vm, cards: &[Card]) -> anyhow::Result<Vec<VirtioSlot>>
     Ok(slots)
 }
 
+/// The machine's name for a card.
+pub(super) fn name(card: &Card) -> String {
+    format!("nic {}", card.name)
+}
+
 fn open(card: &Card) -> anyhow::Result<VirtioSlot> {
-    let name = format!("nic {}", card.name);
+    let name = name(card);
     let taps = open_link(card).with_context(|| format!("Opening the link {} of {name}", card.link))?;
     let vhost = open_vhost(&name, card.queues);
     let mtu = u16::try_from(card.mtu).unwrap_or(u16::MAX);

@@ -276,14 +276,21 @@ pub struct Refusal {
 pub fn plan(config: &Config, host: &HostState, name: &str, vm: &Vm) -> Result<Plan, Vec<Refusal>> {
     let mut planner = Planner::new(config, host, name);
     planner.memory(vm);
-    let nic = vm.nics.iter().find(|(_, nic)| nic.network.is_none()).map(|(key, _)| ("nics", key));
-    if let Some((kind, key)) = nic.or_else(|| vm.pci.keys().next().map(|key| ("pci", key))) {
+    if let Some((kind, key)) = wants_functions(vm) {
         planner.iommu(&["vms", name, kind, key]);
     }
     planner.pci(vm);
     planner.nics(vm);
     planner.cards(vm);
     if planner.refusals.is_empty() { Ok(planner.plan) } else { Err(planner.refusals) }
+}
+
+/// The first of a guest's devices that is a function of the host, as its keys in the file. A card on a network is none, and
+/// needs no IOMMU.
+fn wants_functions(vm: &Vm) -> Option<(&'static str, &str)> {
+    let nic = vm.nics.iter().find(|(_, nic)| nic.network.is_none()).map(|(key, _)| ("nics", key));
+    let (kind, key) = nic.or_else(|| vm.pci.keys().next().map(|key| ("pci", key)))?;
+    Some((kind, key))
 }
 
 /// What would keep a function from being given to a guest now, in the words of a plan. Their paths start at the address.

@@ -2,10 +2,12 @@
 //!
 //! What is printed is what docs/benchmarks.md has. Nothing here is a test: no figure makes anything fail.
 
+mod boxed;
 pub mod figures;
 mod guest;
 pub mod machine;
 pub mod memory;
 mod peers;
 pub mod start;
+pub mod uefi;
 pub mod vf;

@@ -48,10 +48,7 @@ pub fn run(options: &Options) -> Result<()> {
     if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
         bail!("Opening /dev/kvm: {error}; starts are measured on KVM");
     }
-    let binary = match &options.binary {
-        Some(path) => std::path::absolute(path).context("Resolving the binary")?,
-        None => fresh::throughway()?,
-    };
+    let binary = fresh::given(options.binary.as_deref())?;
     let cache = Cache::open()?;
     let sysroot = Sysroot::open(&cache)?;
     let folder = tempfile::tempdir().context("Making a scratch folder")?;
@@ -62,13 +59,13 @@ pub fn run(options: &Options) -> Result<()> {
         kernel.display()
     );
     std::fs::write(&file, appliance).with_context(|| format!("Writing {}", file.display()))?;
-    let mut all = vec![
-        Contestant::ours(binary, &file, "bench"),
-        Contestant::alioth(&cache, &kernel, MIB)?,
-        qemu(&sysroot, &kernel)?,
-    ];
-    if let Some(last) = all.last_mut() {
-        last.name = last.name.replace("QEMU", &format!("QEMU {}", peers::qemu_version(&sysroot)?));
+    let both = [Contestant::ours(binary, &file, "bench"), Contestant::alioth(&cache, &kernel, MIB)?];
+    let mut all: Vec<_> = both.into_iter().map(|one| one.copied(folder.path())).collect::<Result<_>>()?;
+    let version = format!("QEMU {}", peers::qemu_version(&sysroot)?);
+    for machine in ["microvm", "q35"] {
+        let mut qemu = qemu(&sysroot, &kernel, machine)?;
+        qemu.name = qemu.name.replace("QEMU", &version);
+        all.push(qemu);
     }
     let measured =
         progress::step(&format!("Starting each of {} VMMs {} times", all.len(), options.rounds), |step| {
@@ -79,15 +76,15 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// QEMU by KVM where that gets as far as the guest, else in software.
-fn qemu(sysroot: &Sysroot, kernel: &std::path::Path) -> Result<Contestant> {
-    let by_kvm = Contestant::qemu(sysroot, kernel, MIB, "kvm");
+fn qemu(sysroot: &Sysroot, kernel: &std::path::Path, machine: &str) -> Result<Contestant> {
+    let by_kvm = Contestant::qemu(sysroot, kernel, MIB, machine, "kvm");
     match once(&by_kvm) {
         Ok(_) => Ok(by_kvm),
         Err(error) => {
             progress::note(&format!(
                 "QEMU does not get there by this KVM, so it runs in software: {error:#}"
             ));
-            Ok(Contestant::qemu(sysroot, kernel, MIB, "tcg"))
+            Ok(Contestant::qemu(sysroot, kernel, MIB, machine, "tcg"))
         }
     }
 }
@@ -106,7 +103,8 @@ fn measure(all: Vec<Contestant>, rounds: usize, step: &progress::Step) -> Result
     }
     for round in 0..rounds {
         step.at(&format!("round {} of {rounds}", round + 1));
-        for one in &mut measured {
+        for index in turns(round, measured.len()) {
+            let Some(one) = measured.get_mut(index) else { continue };
             let (took, memory) = once(&one.contestant)?;
             one.milliseconds.push(took.as_secs_f64() * 1e3);
             one.memory.push(kib(memory.all));
@@ -114,6 +112,16 @@ fn measure(all: Vec<Contestant>, rounds: usize, step: &progress::Step) -> Result
         }
     }
     Ok(measured)
+}
+
+/// Who comes when in a round. Each comes after each other one: who comes after QEMU finds the caches cold.
+fn turns(round: usize, contestants: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..contestants).collect();
+    order.rotate_left((round / 2).checked_rem(contestants).unwrap_or(0));
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
 }
 
 fn kib(value: u64) -> f64 {
@@ -199,4 +207,25 @@ fn report(measured: &[Measured]) -> String {
         row("of it written, KiB", &|one| shown(one.written.median(), 0)),
         row("the program, MiB", &size),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_always_follows_the_same_one() {
+        let order: Vec<usize> = (0..8).flat_map(|round| turns(round, 4)).collect();
+        for one in 0..4 {
+            assert_eq!(order.iter().filter(|index| **index == one).count(), 8);
+            let mut before: Vec<_> = order
+                .windows(2)
+                .filter(|pair| pair[1] == one && pair[0] != one)
+                .map(|pair| pair[0])
+                .collect();
+            before.sort_unstable();
+            before.dedup();
+            assert!(before.len() >= 2, "{one} follows {before:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 5] = ["kvm", "disk", "netns", "crash", "host"];
+const PRIVILEGED: [&str; 6] = ["kvm", "daemon", "disk", "netns", "crash", "host"];
 
 pub(super) fn fmt(context: &Context) -> Result<Outcome> {
     verdict(context, "fmt", fresh::cargo().args(["fmt", "--all", "--check"]))
@@ -54,12 +54,20 @@ pub(super) fn unit(context: &Context) -> Result<Outcome> {
 }
 
 pub(super) fn kvm(context: &Context) -> Result<Outcome> {
+    with_guests(context, "kvm")
+}
+
+pub(super) fn daemon(context: &Context) -> Result<Outcome> {
+    with_guests(context, "daemon")
+}
+
+fn with_guests(context: &Context, suite: &str) -> Result<Outcome> {
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
         return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
     }
     let mut command = fresh::cargo();
-    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "kvm"]);
-    Ok(Outcome::Ran(tests(context, "kvm", &mut command)?))
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", suite]);
+    Ok(Outcome::Ran(tests(context, suite, &mut command)?))
 }
 
 pub(super) fn disk(context: &Context) -> Result<Outcome> {

@@ -61,7 +61,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 12] = [
+pub(super) const SUITES: [Suite; 13] = [
     Suite { name: "fmt", what: "the code is formatted", test_target: None, gates: true, run: cargo::fmt },
     Suite { name: "clippy", what: "no lint warns", test_target: None, gates: true, run: cargo::clippy },
     Suite {
@@ -84,6 +84,13 @@ pub(super) const SUITES: [Suite; 12] = [
         test_target: Some("kvm"),
         gates: true,
         run: cargo::kvm,
+    },
+    Suite {
+        name: "daemon",
+        what: "the daemon with small guests on this machine's /dev/kvm: it is killed, and they are",
+        test_target: Some("daemon"),
+        gates: true,
+        run: cargo::daemon,
     },
     Suite {
         name: "disk",

@@ -88,6 +88,8 @@ void interrupts(void);
 // pci.c
 u32 config_read(u32 function, unsigned offset);
 void config_write(u32 function, unsigned offset, u32 value);
+u16 config_read16(u32 function, unsigned offset);
+void config_write16(u32 function, unsigned offset, u16 value);
 // The next function after `*function`, which is ~0 at the beginning.
 bool next_function(u32 *function);
 // Offset of a capability; 0 where there is none.
@@ -103,8 +105,12 @@ void pin(void);
 // disk.c
 void disk(void);
 void requests(void);
+// hotplug.c
+void hotplug(void);
 // virtio.c
 void entropy(void);
+// hvc.c
+void hvc(void);
 
 // trouble.c
 void panic(u8 events);

@@ -278,8 +278,12 @@ void user_main(u32 cpu)
         disk();
     } else if (word_is("test", "requests")) {
         requests();
+    } else if (word_is("test", "hotplug")) {
+        hotplug();
     } else if (word_is("test", "entropy")) {
         entropy();
+    } else if (word_is("test", "hvc")) {
+        hvc();
     } else if (word_is("test", "panic")) {
         u64 count = boots();
         print("boot %u\n", count);

@@ -9,6 +9,8 @@ static u64 ecam(u32 function, unsigned offset) { return ECAM + ((u64)function <<
 
 u32 config_read(u32 function, unsigned offset) { return read32(ecam(function, offset)); }
 void config_write(u32 function, unsigned offset, u32 value) { write32(ecam(function, offset), value); }
+u16 config_read16(u32 function, unsigned offset) { return read16(ecam(function, offset)); }
+void config_write16(u32 function, unsigned offset, u16 value) { write16(ecam(function, offset), value); }
 
 static u32 read_by_ports(u32 function, unsigned offset)
 {

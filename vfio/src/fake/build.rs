@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
-use super::{Fake, FakeSpace, State, lock};
+use super::{Fake, FakeSpace, State, lock, place};
 use crate::function::{IrqInfo, IrqKind, MmapArea, Region, RegionIndex};
 
 const PAGE: u64 = 4096;
@@ -68,6 +68,15 @@ impl Fake {
         let mmap = if size >= PAGE && flags & 1 == 0 { vec![whole] } else { Vec::new() };
         self.regions.insert(RegionIndex::Bar(index), Region { size, readable: true, writable: true, mmap });
         self.put(0x10 + 4 * usize::from(index), &[flags])
+    }
+
+    /// Its expansion ROM.
+    pub fn rom(mut self, image: &[u8]) -> Self {
+        let region = Region { size: image.len() as u64, readable: true, writable: false, mmap: Vec::new() };
+        self.regions.insert(RegionIndex::Rom, region);
+        rustix::io::pwrite(&self.memory, image, place(RegionIndex::Rom))
+            .expect("the memory file can be written");
+        self
     }
 
     /// Only these parts of a BAR can be mapped: offset and length.

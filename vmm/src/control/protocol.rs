@@ -4,6 +4,7 @@
 //! has a default; one that changes its meaning raises [`VERSION`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,9 +45,36 @@ pub enum Request {
         /// Whether it is plugged in.
         up: bool,
     },
+    /// Puts another medium into a CD drive, or takes the one that is there out.
+    Medium {
+        /// The drive's name in the guest's file.
+        disk: String,
+        /// Absolute path of a raw image; `null` leaves the drive open and empty.
+        path: Option<PathBuf>,
+        /// Also where the guest has locked the drive.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Plugs in what the guest's file has under this name: [`Message::Done`], or [`Message::Plugged`].
+    Add {
+        /// Its key there, or `nic lan`, `disk root`, `pci gpu` where several have one.
+        device: String,
+        /// How long the guest may take to turn its slot on, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Takes a device out of the guest and gives it back to the host.
+    Remove {
+        /// As for [`Request::Add`].
+        device: String,
+        /// Without asking the guest.
+        #[serde(default)]
+        force: bool,
+        /// How long the guest may take to turn its slot off, in milliseconds.
+        timeout_ms: u64,
+    },
     /// What has been counted: [`Message::Stats`].
     Stats,
-    /// COM1 on this connection, for the rest of it.
+    /// The guest's console on this connection, for the rest of it.
     Console(Attach),
 }
 
@@ -73,6 +101,8 @@ pub enum Message {
     Hello(Greeting),
     /// It is done; for [`Request::Console`]: what follows are bytes.
     Done,
+    /// To [`Request::Add`]: the device is in its slot, and the guest has not turned that on in time.
+    Plugged,
     /// To [`Request::State`].
     State(Status),
     /// To [`Request::Stats`].
@@ -149,6 +179,9 @@ pub struct Device {
     pub link: Option<bool>,
     /// Interrupts that Throughway itself has raised; those of vhost and of host functions pass it by.
     pub interrupts: u64,
+    /// The kernel raises interrupts for it (vhost), and nobody counts those.
+    #[serde(default)]
+    pub interrupts_in_kernel: bool,
     /// It is a function of the host's.
     pub passthrough: bool,
 }
@@ -163,9 +196,12 @@ pub struct Statistics {
     pub vcpus: Vec<VcpuStatistics>,
     /// As in [`Status::devices`].
     pub devices: Vec<Device>,
-    /// Memory of this process that is pinned for devices, in bytes (`VmPin`).
+    /// Guest RAM that stays in place because functions of the host may read and write it at any time, in bytes.
+    #[serde(default)]
+    pub mapped: u64,
+    /// What the kernel has counted as pinned, in bytes (`VmPin`): by iommufd.
     pub pinned: u64,
-    /// Memory of this process that is locked, in bytes (`VmLck`).
+    /// What it has counted as locked (`VmLck`): by VFIO groups.
     pub locked: u64,
     /// Memory of this process that is in RAM, guest RAM included, in bytes (`VmRSS`).
     pub resident: u64,
@@ -270,6 +306,13 @@ mod tests {
             any::<u64>().prop_map(|timeout_ms| Request::Stop { timeout_ms }),
             any::<Option<String>>().prop_map(|device| Request::BootOnce { device }),
             (any::<String>(), any::<bool>()).prop_map(|(nic, up)| Request::Link { nic, up }),
+            (any::<String>(), any::<Option<String>>(), any::<bool>()).prop_map(|(disk, path, force)| {
+                Request::Medium { disk, path: path.map(PathBuf::from), force }
+            }),
+            (any::<String>(), any::<u64>())
+                .prop_map(|(device, timeout_ms)| Request::Add { device, timeout_ms }),
+            (any::<String>(), any::<bool>(), any::<u64>())
+                .prop_map(|(device, force, timeout_ms)| Request::Remove { device, force, timeout_ms }),
             any::<[bool; 3]>().prop_map(|[write, take, recent]| Request::Console(Attach {
                 write,
                 take,
@@ -285,6 +328,14 @@ mod tests {
             ("\"power-button\"\n", Request::PowerButton),
             ("{\"stop\":{\"timeout-ms\":5000}}", Request::Stop { timeout_ms: 5000 }),
             ("{\"link\":{\"nic\":\"lan\",\"up\":false}}", Request::Link { nic: "lan".into(), up: false }),
+            (
+                "{\"remove\":{\"device\":\"wan\",\"timeout-ms\":30000}}",
+                Request::Remove { device: "wan".into(), force: false, timeout_ms: 30_000 },
+            ),
+            (
+                "{\"medium\":{\"disk\":\"cd\",\"path\":null}}",
+                Request::Medium { disk: "cd".into(), path: None, force: false },
+            ),
             ("{\"console\":{}}", Request::Console(Attach::default())),
             ("{\"boot-once\":{\"device\":null}}", Request::BootOnce { device: None }),
         ] {

@@ -45,17 +45,22 @@ impl Recent {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guest says a byte; the answer is how many it has said by now.
-    pub(crate) fn push(&self, byte: u8) -> u64 {
+    /// The guest says something; the answer is how many bytes it has said by now.
+    pub(crate) fn extend(&self, said: &[u8]) -> u64 {
         let end = {
             let mut ring = self.lock();
-            if ring.bytes.len() >= KEPT {
-                ring.bytes.pop_front();
+            for byte in said {
+                if ring.bytes.len() >= KEPT {
+                    ring.bytes.pop_front();
+                }
+                ring.bytes.push_back(*byte);
             }
-            ring.bytes.push_back(byte);
-            ring.end = ring.end.saturating_add(1);
+            ring.end = ring.end.saturating_add(u64::try_from(said.len()).unwrap_or(u64::MAX));
             ring.end
         };
+        if said.is_empty() {
+            return end;
+        }
         let awaited = self.awaited.load(Ordering::Acquire) || self.logged.load(Ordering::Acquire);
         if awaited && !self.told.swap(true, Ordering::AcqRel) {
             self.more.raise();
@@ -104,9 +109,7 @@ mod tests {
     use super::*;
 
     fn say(recent: &Recent, text: &str) {
-        for byte in text.bytes() {
-            recent.push(byte);
-        }
+        recent.extend(text.as_bytes());
     }
 
     #[test]
@@ -125,9 +128,9 @@ mod tests {
     fn what_is_too_old_is_gone_and_the_reader_sees_it() {
         let recent = Recent::new().unwrap();
         for _ in 0..KEPT {
-            recent.push(b'a');
+            recent.extend(b"a");
         }
-        assert_eq!(recent.push(b'b'), 65537);
+        assert_eq!(recent.extend(b"b"), 65537);
         let (from, bytes) = recent.read(0, KEPT);
         assert_eq!((from, bytes.len(), bytes.last()), (1, KEPT, Some(&b'b')));
     }
@@ -135,15 +138,15 @@ mod tests {
     #[test]
     fn who_waits_is_told_once_until_he_looks() {
         let recent = Recent::new().unwrap();
-        recent.push(b'a');
+        recent.extend(b"a");
         assert!(!recent.more().is_raised());
         recent.await_more(true);
         say(&recent, "bc");
         assert!(recent.more().take());
-        recent.push(b'd');
+        recent.extend(b"d");
         assert!(!recent.more().is_raised(), "told already");
         recent.look();
-        recent.push(b'e');
+        recent.extend(b"e");
         assert!(recent.more().is_raised());
     }
 }

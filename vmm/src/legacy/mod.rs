@@ -2,12 +2,14 @@
 
 mod cmos;
 mod i8042;
+mod output;
 mod pm;
 mod pvpanic;
 mod serial;
 
 pub use cmos::Cmos;
 pub use i8042::I8042;
+pub use output::ConsoleOutput;
 pub use pm::{Line, PM_BLOCK_SIZE, PowerManagement};
 pub use pvpanic::PvPanic;
 pub use serial::SerialPort;

@@ -1,21 +1,16 @@
 //! COM1: a 16550A whose far ends are descriptors.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use vm_superio::serial::{SerialEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::COM1_IRQ;
+use super::{COM1_IRQ, ConsoleOutput};
 use crate::Action;
 use crate::bus::BusDevice;
-use crate::control::Recent;
 use crate::vm::{self, Vm};
 
 /// Signals an eventfd that KVM turns into an interrupt.
@@ -44,111 +39,30 @@ impl SerialEvents for Drained {
     }
 }
 
-/// Bytes that a slow reader's writer may leave behind when vCPUs are to be stopped.
-const MOST_HELD: usize = 1024;
-/// A log that is further behind is written by the vCPU that says the next byte.
-const FAR_BEHIND: u64 = 16 << 10;
-/// Written to a log at once.
-const LOG_PIECE: usize = 4096;
+/// Offset of the interrupt identification register (16550, IIR).
+const IIR: u8 = 2;
+/// In IIR: nothing is pending.
+const NONE_PENDING: u8 = 1 << 0;
+/// In IIR: received data is there.
+const DATA_PENDING: u8 = 1 << 2;
+/// Offset of the interrupt enable register (IER), whose first bit is for received data.
+const IER: u8 = 1;
+/// Offset of the line control register (LCR), whose last bit puts the divisor where IER is.
+const LCR: u8 = 3;
+/// Offset of the line status register (LSR), whose first bit says that data is ready.
+const LSR: u8 = 5;
 
-/// Where the guest's bytes go: to what is kept of late, from there to the log, and to a reader. Each goes to the reader at
-/// once, and the vCPU that writes it waits for one that is slow; where nobody takes it any more (EPIPE, EIO of a closed pty)
-/// the guest goes on unheard.
-struct Output {
-    recent: Arc<Recent>,
-    log: Option<Mutex<Log>>,
-    /// As far as the log has got.
-    logged: AtomicU64,
-    to: Option<Mutex<Reader>>,
-    /// Readable while nobody may wait for a reader, because vCPUs are to be stopped.
-    hurry: EventFd,
-}
-
-struct Log {
-    to: Box<dyn Write + Send>,
-    fails: bool,
-}
-
-struct Reader {
-    file: File,
-    /// Said while nobody could wait; goes out before what is said next.
-    held: VecDeque<u8>,
-}
-
-impl Output {
-    fn put(&self, byte: u8) {
-        let end = self.recent.push(byte);
-        if self.log.is_some() && end.saturating_sub(self.logged.load(Ordering::Acquire)) > FAR_BEHIND {
-            self.write_log();
-        }
-        if let Some(to) = &self.to {
-            self.put_to(&mut to.lock().unwrap_or_else(PoisonError::into_inner), byte);
-        }
+/// A register as the guest reads it.
+///
+/// Received data is pending for as long as there is some. The model forgets that with the first byte that is read, and a
+/// driver that reads only so many bytes at a time (Linux: 256) then leaves the rest, and all that comes after, for ever.
+fn read(uart: &mut Uart, register: u8) -> u8 {
+    let value = uart.read(register);
+    if register != IIR || value & NONE_PENDING == 0 {
+        return value;
     }
-
-    fn put_to(&self, to: &mut Reader, byte: u8) {
-        if to.held.len() < MOST_HELD {
-            to.held.push_back(byte);
-        }
-        while let Some(byte) = to.held.front().copied() {
-            if !self.write(&to.file, byte) {
-                return;
-            }
-            to.held.pop_front();
-        }
-    }
-
-    /// False where it was not to be waited for.
-    fn write(&self, mut to: &File, byte: u8) -> bool {
-        loop {
-            let written =
-                self.wait(to).and_then(|may| if may { to.write(&[byte]).map(Some) } else { Ok(None) });
-            match written {
-                Ok(count) => return count.is_some(),
-                Err(error) if retryable(&error) => {}
-                Err(error) => {
-                    tracing::debug!("Writing to the console: {error}");
-                    return true;
-                }
-            }
-        }
-    }
-
-    /// Waits until something can be written; false when it is not to be waited for.
-    fn wait(&self, to: &File) -> io::Result<bool> {
-        // SAFETY: the descriptor belongs to `self.hurry`, which lives as long as the borrow.
-        let hurry = unsafe { BorrowedFd::borrow_raw(self.hurry.as_raw_fd()) };
-        let mut fds = [PollFd::new(to, PollFlags::OUT), PollFd::from_borrowed_fd(hurry, PollFlags::IN)];
-        poll(&mut fds, None)?;
-        let [to, hurry] = fds;
-        Ok(!to.revents().is_empty() || hurry.revents().is_empty())
-    }
-
-    /// Brings the log to where the guest is.
-    fn write_log(&self) {
-        let Some(log) = &self.log else { return };
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let place = self.logged.load(Ordering::Acquire);
-            let (from, piece) = self.recent.read(place, LOG_PIECE);
-            if piece.is_empty() {
-                return;
-            }
-            let result = log.to.write_all(&piece).and_then(|()| log.to.flush());
-            if let (Err(error), false) = (&result, log.fails) {
-                tracing::error!(
-                    "Writing the console's log: {error}; what the guest says is lost until that works"
-                );
-            }
-            log.fails = result.is_err();
-            let count = u64::try_from(piece.len()).unwrap_or(u64::MAX);
-            self.logged.store(from.saturating_add(count), Ordering::Release);
-        }
-    }
-}
-
-fn retryable(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+    let announced = uart.read(LCR) & (1 << 7) == 0 && uart.read(IER) & 1 != 0;
+    if announced && uart.read(LSR) & 1 != 0 { value & !NONE_PENDING | DATA_PENDING } else { value }
 }
 
 type Uart = Serial<Interrupt, Drained, Vec<u8>>;
@@ -158,18 +72,13 @@ type Uart = Serial<Interrupt, Drained, Vec<u8>>;
 /// What the guest sends passes through a buffer in `uart`, so that nobody holds its lock while he waits for `output`.
 pub struct SerialPort {
     uart: Mutex<Uart>,
-    output: Output,
+    output: Arc<ConsoleOutput>,
     drained: EventFd,
 }
 
 impl SerialPort {
-    /// A port that writes to `output` and `log`, keeps what it wrote of late in `recent`, and interrupts by [`COM1_IRQ`].
-    pub fn new(
-        vm: &Vm,
-        output: Option<OwnedFd>,
-        log: Option<Box<dyn Write + Send>>,
-        recent: &Arc<Recent>,
-    ) -> Result<Arc<Self>, vm::Error> {
+    /// A port that writes to `output`, and interrupts by [`COM1_IRQ`].
+    pub fn new(vm: &Vm, output: Arc<ConsoleOutput>) -> Result<Arc<Self>, vm::Error> {
         let made = |flags| EventFd::new(flags | EFD_CLOEXEC);
         let failed = |source| vm::Error::Call { doing: "Making the console's eventfds".into(), source };
         let interrupt = made(0).map_err(failed)?;
@@ -177,38 +86,12 @@ impl SerialPort {
         vm.attach_irqfd(&interrupt, COM1_IRQ)?;
         let events = Drained(drained.try_clone().map_err(failed)?);
         let uart = Serial::with_events(Interrupt(interrupt), events, Vec::with_capacity(1));
-        let hurry = made(EFD_NONBLOCK).map_err(failed)?;
-        let output = Output {
-            recent: Arc::clone(recent),
-            log: log.map(|to| Mutex::new(Log { to, fails: false })),
-            logged: AtomicU64::new(0),
-            to: output.map(|file| Mutex::new(Reader { file: File::from(file), held: VecDeque::new() })),
-            hurry,
-        };
         Ok(Arc::new(Self { uart: Mutex::new(uart), output, drained }))
     }
 
-    /// From now on no vCPU waits for a slow reader: what he does not take is held until later. For when vCPUs are to be
-    /// stopped.
-    pub fn hurry(&self) {
-        if let Err(error) = self.output.hurry.write(1) {
-            tracing::error!("Stopping to wait for the console's reader: {error}");
-        }
-    }
-
-    /// Ends [`hurry`](Self::hurry).
-    pub fn take_time(&self) {
-        let _ = self.output.hurry.read();
-    }
-
-    /// Brings the log to where the guest is.
-    pub fn write_log(&self) {
-        self.output.write_log();
-    }
-
-    /// Back to power-on, and [`hurry`](Self::hurry) is over. What the guest had not read yet is lost.
+    /// Back to power-on, and [`ConsoleOutput::hurry`] is over. What the guest had not read yet is lost.
     pub fn reset(&self) -> io::Result<()> {
-        self.take_time();
+        self.output.take_time();
         let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
         let interrupt = Interrupt(uart.interrupt_evt().0.try_clone()?);
         let events = Drained(uart.events().0.try_clone()?);
@@ -253,7 +136,7 @@ impl BusDevice for SerialPort {
     fn read(&self, offset: u64, data: &mut [u8]) {
         let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, byte) in (offset..).zip(data) {
-            *byte = u8::try_from(at).map_or(0xff, |at| if at < 8 { uart.read(at) } else { 0xff });
+            *byte = u8::try_from(at).map_or(0xff, |at| if at < 8 { read(&mut uart, at) } else { 0xff });
         }
     }
 
@@ -276,13 +159,19 @@ impl BusDevice for SerialPort {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
     use std::time::Duration;
 
     use super::*;
+    use crate::control::Recent;
 
     const THR: u64 = 0;
-    const LCR: u64 = 3;
     const SCRATCH: u64 = 7;
+
+    fn output(reader: Option<OwnedFd>, log: Option<Box<dyn Write + Send>>) -> Arc<ConsoleOutput> {
+        ConsoleOutput::new(reader, log, &Arc::new(Recent::new().unwrap())).unwrap()
+    }
 
     fn port() -> Option<(Arc<SerialPort>, OwnedFd)> {
         let vm = match Vm::new() {
@@ -294,8 +183,26 @@ mod tests {
         };
         vm.create_interrupt_controllers().unwrap();
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let recent = Arc::new(Recent::new().unwrap());
-        Some((SerialPort::new(&vm, Some(writer), None, &recent).unwrap(), reader))
+        Some((SerialPort::new(&vm, output(Some(writer), None)).unwrap(), reader))
+    }
+
+    #[test]
+    fn input_is_pending_until_the_last_byte_is_read() {
+        let Some((port, _reader)) = port() else { return };
+        let register = |offset| {
+            let mut value = [0];
+            port.read(offset, &mut value);
+            value[0]
+        };
+        let (rbr, iir) = (0, u64::from(IIR));
+        port.receive(b"unannounced");
+        assert_eq!(register(iir), 0xc1);
+        let _ = port.write(u64::from(IER), &[1]);
+        assert_eq!(register(iir), 0xc4);
+        for byte in b"unannounce" {
+            assert_eq!((register(rbr), register(iir)), (*byte, 0xc4));
+        }
+        assert_eq!((register(rbr), register(iir)), (b'd', 0xc1));
     }
 
     #[test]
@@ -308,12 +215,11 @@ mod tests {
         while let Ok(count) = rustix::io::write(&writer, &[b'x'; 4096]) {
             filled += count;
         }
-        let recent = Arc::new(Recent::new().unwrap());
-        let port = SerialPort::new(&vm, Some(writer), None, &recent).unwrap();
-        port.hurry();
+        let port = SerialPort::new(&vm, output(Some(writer), None)).unwrap();
+        port.output.hurry();
         let _ = port.write(THR, b"a");
         let _ = port.write(THR, b"b");
-        port.take_time();
+        port.output.take_time();
         let mut taken = vec![0; filled];
         assert_eq!(rustix::io::read(&reader, &mut taken[..]).unwrap(), filled);
         let _ = port.write(THR, b"c");
@@ -341,13 +247,15 @@ mod tests {
         vm.create_interrupt_controllers().unwrap();
         let (kept, recent) = (Kept::default(), Arc::new(Recent::new().unwrap()));
         recent.has_log(true);
-        let port = SerialPort::new(&vm, None, Some(Box::new(kept.clone())), &recent).unwrap();
+        let port =
+            SerialPort::new(&vm, ConsoleOutput::new(None, Some(Box::new(kept.clone())), &recent).unwrap())
+                .unwrap();
         let said: Vec<u8> = (0..200_000_u32).map(|number| number.to_le_bytes()[0]).collect();
         for byte in &said {
             let _ = port.write(THR, &[*byte]);
         }
         assert!(recent.more().is_raised());
-        port.write_log();
+        port.output.write_log();
         assert!(*kept.0.lock().unwrap() == said);
     }
 
@@ -362,7 +270,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(300));
         let waited = !writer.is_finished();
         assert!(port.room() > 0, "nobody else waits with it");
-        port.hurry();
+        port.output.hurry();
         writer.join().unwrap();
         assert!(waited);
     }
@@ -370,10 +278,10 @@ mod tests {
     #[test]
     fn a_reset_forgets_registers_and_input_and_writes_go_out_again() {
         let Some((port, reader)) = port() else { return };
-        let _ = port.write(LCR, &[0x80]);
+        let _ = port.write(u64::from(LCR), &[0x80]);
         let _ = port.write(SCRATCH, &[0x55]);
         port.receive(b"typed");
-        port.hurry();
+        port.output.hurry();
         port.reset().unwrap();
         let mut scratch = [0];
         port.read(SCRATCH, &mut scratch);

@@ -2,7 +2,10 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
+use super::hotplug::{Change, Changed, HotplugRequest};
 use crate::mailbox::{Event, Mailbox};
 
 /// Something of the owner's that the machine's loop waits for while the guest runs: signals, a terminal. It is called on the
@@ -30,6 +33,14 @@ impl Handle {
     /// Presses the power button: a guest that listens shuts down by itself.
     pub fn press_power_button(&self) {
         self.mailbox.post(Event::PowerButton);
+    }
+
+    /// Plugs a device in or takes one out; what came of it, for a person, arrives when it has. `within` is how long the guest
+    /// may take.
+    pub fn change(&self, change: Change, within: Duration) -> Receiver<Result<Changed, String>> {
+        let (reply, result) = mpsc::channel();
+        self.mailbox.post(Event::Hotplug(HotplugRequest { change, within, reply }));
+        result
     }
 
     /// Writes what KVM has counted of each vCPU to the log, at level info.

@@ -49,7 +49,9 @@ pub enum Error {
     #[error(transparent)]
     Watchdog(#[from] pci::watchdog::WatchdogError),
     /// More slots and virtio devices than root ports.
-    #[error("A guest has at most 30 slots for PCI functions and virtio devices")]
+    #[error(
+        "A guest has at most 30 slots for PCI functions and virtio devices, those that are empty at first among them"
+    )]
     TooManySlots,
     /// A host function that the kernel or its server cannot serve.
     #[error(transparent)]

@@ -16,6 +16,8 @@ pub(crate) enum Source {
     ConsoleInput,
     /// The guest has emptied the console's receive buffer.
     ConsoleDrained,
+    /// A device that comes or goes.
+    Hotplug,
     /// A descriptor of the machine's owner; the index is its place in the owner's list.
     Owner(u8),
     /// A device's descriptor; the index is the one that `watch` was given.
@@ -35,6 +37,7 @@ impl Source {
             Self::Mailbox => 0,
             Self::ConsoleInput => 1,
             Self::ConsoleDrained => 2,
+            Self::Hotplug => 4,
             Self::Owner(index) => 0x10 + u64::from(index),
             Self::Said => 3,
             Self::Device(index) => 0x200 + u64::from(index),
@@ -48,6 +51,7 @@ impl Source {
             1 => Some(Self::ConsoleInput),
             2 => Some(Self::ConsoleDrained),
             3 => Some(Self::Said),
+            4 => Some(Self::Hotplug),
             0x10..=0x10f => u8::try_from(token - 0x10).ok().map(Self::Owner),
             CONTROL.. => u32::try_from(token - CONTROL).ok().map(Self::Control),
             _ => u32::try_from(token.checked_sub(0x200)?).ok().map(Self::Device),
@@ -122,6 +126,7 @@ mod tests {
             Source::Mailbox,
             Source::ConsoleInput,
             Source::ConsoleDrained,
+            Source::Hotplug,
             Source::Owner(0),
             Source::Owner(u8::MAX),
             Source::Device(0),
@@ -132,6 +137,6 @@ mod tests {
         ] {
             assert_eq!(Source::of(source.token()), Some(source));
         }
-        assert_eq!(Source::of(4), None);
+        assert_eq!(Source::of(5), None);
     }
 }

@@ -12,16 +12,19 @@
 //!
 //! Running has states of its own, which `requests` draws.
 
+mod card;
 mod console;
 mod control;
 mod error;
 pub(crate) mod events;
 mod hierarchy;
+mod hotplug;
 mod processors;
 mod requests;
 mod settle;
 mod shutdowns;
 mod start;
+mod trouble;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,24 +33,26 @@ use std::time::Instant;
 
 pub use control::{Handle, Watched};
 pub use error::Error;
+pub use hotplug::{Change, Changed, DeviceSource, HotplugRequest};
 
-use console::ConsoleInput;
+use console::{ConsoleInput, GuestEnd};
 use events::{Events, Source};
 use hierarchy::Hierarchy;
+use hotplug::{Hotplug, Parts};
 use processors::{Made, Making, Order, Processors};
 use requests::{Controlled, Listen};
 use shutdowns::Shutdowns;
 use start::Start;
 
 use crate::bus::Bus;
-use crate::control::{Message, Recent, RunState};
-use crate::legacy::{Cmos, I8042, PowerManagement, PvPanic, SerialPort, ports};
+use crate::control::{Recent, RunState};
+use crate::legacy::{Cmos, ConsoleOutput, I8042, PowerManagement, PvPanic, SerialPort, ports};
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::{GuestRam, KvmSlots};
-use crate::outcome::{Crash, CrashKind};
 use crate::pci::host_bridge::PowerOn;
-use crate::spec::{Boot, OnDeviceError, OnReset, OnTrouble, Resources};
+use crate::spec::{Boot, ConsoleDevice, OnReset, Resources, VirtioSlot};
 use crate::vcpu::{self, Buses, Starts};
+use crate::virtio::console::{Console, Keyboard};
 use crate::vm::{IrqchipState, Vm};
 use crate::{Action, Outcome, VmSpec, layout};
 
@@ -61,6 +66,7 @@ pub struct Machine {
     watched: Vec<Box<dyn Watched>>,
     recent: Arc<Recent>,
     listen: Option<Listen>,
+    devices: Option<Arc<dyn DeviceSource>>,
     made: Option<Made>,
 }
 
@@ -93,6 +99,8 @@ impl Machine {
             starts: spec.starts,
             resettable: spec.on_reset == OnReset::Restart,
         });
+        // While the vCPUs are made.
+        vm.create_timer()?;
         let recent = Arc::new(Recent::new().map_err(Error::io("Making an eventfd for the console"))?);
         Ok(Self {
             spec,
@@ -103,6 +111,7 @@ impl Machine {
             watched: Vec::new(),
             recent,
             listen: None,
+            devices: None,
             made: Some(made),
         })
     }
@@ -128,6 +137,11 @@ impl Machine {
         self.listen = Some(Box::new(listen));
     }
 
+    /// Devices that are plugged in while the guest runs come from there. Without one, it takes none.
+    pub fn plug_from(&mut self, devices: Arc<dyn DeviceSource>) {
+        self.devices = Some(devices);
+    }
+
     /// Runs the guest to its end. Whatever the end, devices are reset and let go before this returns.
     pub fn run(self, resources: Resources) -> Result<Outcome, Error> {
         let mut running = Running::build(self, resources)?;
@@ -148,6 +162,7 @@ struct Running {
     hierarchy: Hierarchy,
     pm: Arc<PowerManagement>,
     serial: Arc<SerialPort>,
+    output: Arc<ConsoleOutput>,
     panic: Option<Arc<PvPanic>>,
     console: ConsoleInput,
     events: Events,
@@ -156,6 +171,7 @@ struct Running {
     shutdowns: Shutdowns,
     controlled: Controlled,
     made: Option<Made>,
+    hotplug: Hotplug,
 }
 
 impl Running {
@@ -174,8 +190,10 @@ impl Running {
 
         let pm = Arc::new(power_management(&machine.vm));
         machine.recent.has_log(console.log.is_some());
-        let serial = SerialPort::new(&machine.vm, console.output, console.log, &machine.recent)?;
-        insert_legacy(&buses, &machine.ram, &serial)?;
+        let output = ConsoleOutput::new(console.output, console.log, &machine.recent)
+            .map_err(Error::io("Making the console's eventfd"))?;
+        let serial = SerialPort::new(&machine.vm, Arc::clone(&output))?;
+        insert_legacy(&buses, &machine.ram, &serial, power_on)?;
         let panic = machine.spec.on_panic.map(|_| Arc::new(PvPanic::default()));
         if let Some(port) = &panic {
             buses.pio.insert(ports::PVPANIC.into(), 1, Arc::clone(port) as _)?;
@@ -187,9 +205,23 @@ impl Running {
         for slot in virtio {
             hierarchy.add_virtio(&machine.vm, &machine.ram, slot)?;
         }
+        let input = match console.device {
+            ConsoleDevice::Serial => GuestEnd::Serial(Arc::clone(&serial)),
+            ConsoleDevice::Virtio => {
+                let made = Keyboard::new().and_then(|keyboard| {
+                    let keyboard = Arc::new(keyboard);
+                    Ok((Console::new(Arc::clone(&keyboard), Arc::clone(&output))?, keyboard))
+                });
+                let (device, keyboard) = made.map_err(Error::io("Making the virtio console"))?;
+                let slot = VirtioSlot { name: "console".to_owned(), device: Box::new(device) };
+                hierarchy.add_virtio(&machine.vm, &machine.ram, slot)?;
+                GuestEnd::Virtio(keyboard)
+            }
+        };
         if machine.spec.watchdog.is_some() {
             hierarchy.add_watchdog()?;
         }
+        hierarchy.add_spare_ports(&machine.vm, machine.spec.hotplug_ports)?;
         let start = Start::new(&machine, &buses, &hierarchy, boot, address_bits)?;
 
         let events = Events::new().map_err(Error::io("Making the machine's event loop"))?;
@@ -198,7 +230,7 @@ impl Running {
             .watch(&*machine.mailbox, Source::Mailbox)
             .and_then(|_| events.watch(machine.recent.more().fd(), Source::Said))
             .and_then(|_| hierarchy.watch(&events))
-            .and_then(|()| ConsoleInput::new(Arc::clone(&serial), console.input, &events))
+            .and_then(|()| ConsoleInput::new(input, console.input, &events))
             .map_err(failed)?;
 
         for (watched, index) in machine.watched.iter().zip(0..=u8::MAX) {
@@ -208,12 +240,15 @@ impl Running {
         }
 
         let controlled = Controlled::new(machine.listen.take());
+        let hotplug = Hotplug::new(machine.devices.take());
         Ok(Self {
             machine,
+            hotplug,
             start,
             hierarchy,
             pm,
             serial,
+            output,
             panic,
             console,
             events,
@@ -245,7 +280,8 @@ impl Running {
         // Later, as both hold up the vCPUs' first page faults.
         let mut settle_at = Some(Instant::now() + settle::AFTER);
         loop {
-            let due = settle_at.into_iter().chain(self.controlled.deadline()).min();
+            let due = [self.controlled.deadline(), self.hotplug.deadline()].into_iter().flatten();
+            let due = settle_at.into_iter().chain(due).min();
             let left = due.map(|at| at.saturating_duration_since(Instant::now()));
             let ready = self.events.wait(left).map_err(Error::io("Waiting for events"))?;
             if self.controlled.stop_is_due() {
@@ -257,6 +293,9 @@ impl Running {
                 settle::settle();
             }
             let was_quiet = self.controlled.is_quiet();
+            if self.hotplug.deadline().is_some_and(|at| at <= Instant::now()) {
+                self.with_hotplug(|hotplug, parts| hotplug.look(parts));
+            }
             for source in ready {
                 let end = match source {
                     Source::Mailbox => self.take_mail()?,
@@ -272,13 +311,17 @@ impl Running {
                         self.owner(index).map_err(Error::io("Waiting no more for a descriptor"))?;
                         None
                     }
+                    Source::Hotplug => {
+                        self.with_hotplug(|hotplug, parts| hotplug.look(parts));
+                        None
+                    }
                     Source::Device(index) => {
                         let action = self.hierarchy.ready(index);
                         self.act(action)?
                     }
                     Source::Said => {
                         self.machine.recent.look();
-                        self.serial.write_log();
+                        self.output.write_log();
                         None
                     }
                     Source::Control(place) => self.control(place)?,
@@ -313,6 +356,10 @@ impl Running {
                     self.pm.press_power_button();
                     None
                 }
+                Event::Hotplug(request) => {
+                    self.with_hotplug(|hotplug, parts| hotplug.request(request, parts));
+                    None
+                }
                 Event::Stats => {
                     self.each_stats(|line| tracing::info!("{line}"));
                     None
@@ -342,62 +389,9 @@ impl Running {
         }
     }
 
-    /// A processor that a triple fault shut down is reset by the board (Intel SDM, volume 3, 7.15, interrupt 8), and some
-    /// systems restart that way. Anything else is the end.
-    fn crash(&mut self, crash: Box<Crash>) -> Result<Option<Outcome>, Error> {
-        let restarts = self.machine.spec.on_reset == OnReset::Restart;
-        if crash.kind != CrashKind::TripleFault || !restarts || !self.shutdowns.may_reset(Instant::now()) {
-            return Ok(Some(Outcome::Crash(crash)));
-        }
-        tracing::warn!("{crash}\nThe guest is reset, as a board does after a triple fault");
-        self.reset()
-    }
-
-    fn trouble(
-        &mut self,
-        what: &'static str,
-        key: &str,
-        policy: Option<OnTrouble>,
-    ) -> Result<Option<Outcome>, Error> {
-        match policy.unwrap_or(OnTrouble::Log) {
-            OnTrouble::Log => {
-                tracing::error!("The guest is in trouble: {what}; it goes on, as `{key}: log` asks");
-                Ok(None)
-            }
-            OnTrouble::Pause => {
-                tracing::error!("The guest is in trouble: {what}; it is paused, as `{key}: pause` asks");
-                if let Message::Error(refusal) = self.pause() {
-                    tracing::error!("Pausing the guest: {}", refusal.message);
-                }
-                Ok(None)
-            }
-            OnTrouble::Reset => {
-                tracing::error!("The guest is in trouble: {what}; it is reset, as `{key}: reset` asks");
-                self.reset()
-            }
-            OnTrouble::Stop => Ok(Some(Outcome::Trouble { what })),
-        }
-    }
-
-    fn device_error(&mut self, device: String, what: String) -> Result<Option<Outcome>, Error> {
-        match self.machine.spec.on_device_error {
-            OnDeviceError::Ignore => {
-                tracing::warn!("{device}: {what}; ignored, as `on-device-error: ignore` asks");
-                Ok(None)
-            }
-            OnDeviceError::Stop => Ok(Some(Outcome::DeviceError { device, what })),
-            OnDeviceError::Reset => {
-                tracing::warn!("{device}: {what}; the guest is reset, as `on-device-error: reset` asks");
-                self.reset()
-            }
-            OnDeviceError::Detach => {
-                tracing::warn!(
-                    "{device}: {what}; it is taken from the guest, as `on-device-error: detach` asks"
-                );
-                self.hierarchy.detach(&device);
-                Ok(None)
-            }
-        }
+    fn with_hotplug(&mut self, does: impl FnOnce(&mut Hotplug, &mut Parts<'_>)) {
+        let Self { hotplug, machine, hierarchy, events, .. } = self;
+        does(hotplug, &mut Parts { vm: &machine.vm, ram: &machine.ram, hierarchy, events });
     }
 
     fn reset(&mut self) -> Result<Option<Outcome>, Error> {
@@ -405,11 +399,14 @@ impl Running {
             // Whether it shuts down or starts again: this is where it may be ended.
             return Ok(Some(Outcome::Stopped));
         }
-        let Some(irqchip) = &self.irqchip else { return Ok(Some(Outcome::Reset)) };
+        if self.irqchip.is_none() {
+            return Ok(Some(Outcome::Reset));
+        }
         tracing::info!("The guest resets");
-        self.serial.hurry();
+        self.output.hurry();
         self.processors.park();
         self.machine.mailbox.forget_guest();
+        self.with_hotplug(Hotplug::guest_was_reset);
         self.hierarchy.reset();
         self.pm.reset();
         if let Some(panic) = &self.panic {
@@ -418,7 +415,9 @@ impl Running {
         let once = self.controlled.starts_again();
         self.start.reset(once.and_then(|name| self.hierarchy.boot_order(&[name]).first().copied()));
         self.serial.reset().map_err(Error::io("Resetting COM1"))?;
-        self.machine.vm.restore_irqchip(irqchip)?;
+        if let Some(irqchip) = &self.irqchip {
+            self.machine.vm.restore_irqchip(irqchip)?;
+        }
         for vcpu in &self.processors.vcpus {
             vcpu.reset()?;
         }
@@ -439,11 +438,12 @@ impl Running {
 
     /// Ends the processors first: nothing may touch a device while it is let go.
     fn stop(&mut self) {
-        self.serial.hurry();
+        self.output.hurry();
         drop(self.made.take());
         self.processors.end();
-        self.serial.write_log();
+        self.output.write_log();
         self.start.close();
+        self.hotplug.stop();
         self.hierarchy.reset();
     }
 }
@@ -465,11 +465,22 @@ fn power_management(vm: &Arc<Vm>) -> PowerManagement {
     }))
 }
 
-fn insert_legacy(buses: &Buses, ram: &GuestRam, serial: &Arc<SerialPort>) -> Result<(), Error> {
+fn insert_legacy(
+    buses: &Buses,
+    ram: &GuestRam,
+    serial: &Arc<SerialPort>,
+    power_on: PowerOn,
+) -> Result<(), Error> {
     let pio = &buses.pio;
     pio.insert(ports::COM1.into(), 8, Arc::clone(serial) as _)?;
     pio.insert(ports::CMOS.into(), 2, Arc::new(Cmos::new(ram.size())))?;
-    pio.insert(ports::I8042_DATA.into(), 1, Arc::new(I8042::Data))?;
-    pio.insert(ports::I8042_COMMAND.into(), 1, Arc::new(I8042::Command))?;
+    let command = match power_on {
+        PowerOn::Programmed => {
+            pio.insert(ports::I8042_DATA.into(), 1, Arc::new(I8042::Data))?;
+            I8042::Command
+        }
+        PowerOn::Bare => I8042::ResetLine,
+    };
+    pio.insert(ports::I8042_COMMAND.into(), 1, Arc::new(command))?;
     Ok(())
 }

@@ -14,11 +14,16 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::{Error, Running};
+use super::{Change, Changed, Error, HotplugRequest, Running};
 use crate::Outcome;
 use crate::control::{Client, Ended, Message, Request, RunState, Server, Statistics, Status, VcpuStatistics};
+use crate::disk::{self, Access, Chain, Format, Rules};
+use crate::virtio::MediumChange;
+use crate::virtio::scsi::Medium;
 use crate::vm::Counters;
 
 /// A device that has not come to rest after this long keeps the machine from pausing.
@@ -40,10 +45,14 @@ pub(super) struct Controlled {
     stop_at: Option<Instant>,
     /// What firmware is to begin with at the next start alone.
     boot_once: Option<String>,
+    /// Who is answered when a device has come or gone.
+    waiting: Vec<(Client, Receiver<Result<Changed, String>>)>,
 }
 
 /// What comes of a request.
 enum Done {
+    /// The answer comes when a device has come or gone.
+    Later(Receiver<Result<Changed, String>>),
     /// This is the answer.
     Answer(Message),
     /// This is the answer, and the machine's end.
@@ -62,6 +71,7 @@ impl Controlled {
             resets: 0,
             stop_at: None,
             boot_once: None,
+            waiting: Vec::new(),
         }
     }
 
@@ -128,6 +138,7 @@ impl Running {
                 return Ok(Some(outcome));
             }
         }
+        self.answer_waiting();
         if let Some(server) = &mut self.controlled.server {
             let typed = server.take_typed();
             if !typed.is_empty() {
@@ -147,6 +158,10 @@ impl Running {
         }
         let (message, end) = match self.obey(request)? {
             Done::Answer(message) => (message, None),
+            Done::Later(result) => {
+                self.controlled.waiting.push((client, result));
+                return Ok(None);
+            }
             Done::End(message, outcome) => (message, Some(outcome)),
         };
         if let Some(server) = &mut self.controlled.server {
@@ -182,10 +197,46 @@ impl Running {
                 }
                 Err(nics) => Message::refused(no_such("virtio network card", &nic, &nics)),
             },
+            Request::Medium { disk, path, force } => self.change_medium(&disk, path.as_deref(), force),
+            Request::Add { device, timeout_ms } => {
+                return Ok(self.change(Change::Add { name: device }, timeout_ms));
+            }
+            Request::Remove { force: false, .. } if self.controlled.is_paused() => Message::refused(
+                "The guest is paused and cannot let go of a device; resume it first, or use force",
+            ),
+            Request::Remove { device, force, timeout_ms } => {
+                return Ok(self.change(Change::Remove { name: device, force }, timeout_ms));
+            }
             // The connection's own affair.
             Request::Console(_) => Message::Done,
         };
         Ok(Done::Answer(answer))
+    }
+
+    fn change(&mut self, change: Change, timeout_ms: u64) -> Done {
+        let (reply, result) = mpsc::channel();
+        let request = HotplugRequest { change, within: Duration::from_millis(timeout_ms), reply };
+        self.with_hotplug(|hotplug, parts| hotplug.request(request, parts));
+        Done::Later(result)
+    }
+
+    /// Answers those whose device has come or gone.
+    fn answer_waiting(&mut self) {
+        for (client, result) in std::mem::take(&mut self.controlled.waiting) {
+            let message = match result.try_recv() {
+                Ok(Ok(Changed::Added | Changed::Removed)) => Message::Done,
+                Ok(Ok(Changed::Plugged)) => Message::Plugged,
+                Ok(Err(why)) => Message::refused(why),
+                Err(TryRecvError::Disconnected) => Message::failed("The guest has ended"),
+                Err(TryRecvError::Empty) => {
+                    self.controlled.waiting.push((client, result));
+                    continue;
+                }
+            };
+            if let Some(server) = &mut self.controlled.server {
+                server.answer(client, &message);
+            }
+        }
     }
 
     pub(super) fn pause(&mut self) -> Message {
@@ -196,9 +247,9 @@ impl Running {
             return Message::refused("The guest is about to stop; it is not paused any more");
         }
         // A vCPU that waits for the console's reader would never park.
-        self.serial.hurry();
+        self.output.hurry();
         self.processors.park();
-        self.serial.take_time();
+        self.output.take_time();
         let rest = Instant::now().checked_add(REST).map_or(Ok(()), |until| self.hierarchy.rest(until));
         if let Err(why) = rest {
             self.hierarchy.go_on();
@@ -218,6 +269,32 @@ impl Running {
             tracing::info!("The guest goes on, as was asked for");
         }
         Message::Done
+    }
+
+    fn change_medium(&self, disk: &str, path: Option<&Path>, force: bool) -> Message {
+        let opened = path.map(|path| {
+            let chain = Chain::open(path, Format::Raw, &Rules::new(Access::Read))?;
+            Ok::<_, disk::Error>(Medium { image: chain.image()?, path: path.display().to_string() })
+        });
+        let medium = match opened.transpose() {
+            Ok(medium) => medium,
+            Err(error) => return Message::refused(format!("{error}; the drive is as it was")),
+        };
+        match self.hierarchy.change_medium(disk, medium, force) {
+            Ok(MediumChange::Done) => {
+                let what =
+                    path.map_or("is taken out".to_owned(), |path| format!("is {} now", path.display()));
+                tracing::info!("disk {disk}: its medium {what}, as was asked for");
+                Message::Done
+            }
+            Ok(MediumChange::Locked) => Message::refused(format!(
+                "The guest has locked the drive `{disk}`, as it does while it has the medium mounted. It is asked to let go: unmount it there, or use force"
+            )),
+            Ok(MediumChange::NoDrive) => Message::refused(format!(
+                "`{disk}` is a disk, and has no medium to change: that needs `device: cdrom` in the file"
+            )),
+            Err(disks) => Message::refused(no_such("disk", disk, &disks)),
+        }
     }
 
     fn press_power_button(&mut self) -> Message {
@@ -283,6 +360,7 @@ impl Running {
             vm: counted(self.machine.vm.stats()),
             vcpus: vcpus.map(|vcpu| VcpuStatistics { kvm: counted(vcpu.stats()) }).collect(),
             devices: self.hierarchy.describe(),
+            mapped: self.hierarchy.pinned(),
             pinned: bytes_of(&status, "VmPin:"),
             locked: bytes_of(&status, "VmLck:"),
             resident: bytes_of(&status, "VmRSS:"),

@@ -163,6 +163,16 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Tells `listener` that all regions are gone, and of nothing from now on. One that does not listen is told nothing.
+    pub fn ignore(&self, listener: &Arc<dyn MemoryListener>) -> Result<(), Error> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = listeners.iter().position(|known| Arc::ptr_eq(known, listener)) else { return Ok(()) };
+        listeners.remove(at);
+        // All of them, even where one fails.
+        let results: Vec<_> = self.regions().map(|region| listener.removed(region)).collect();
+        results.into_iter().collect::<Result<(), _>>().map_err(Error::Listener)
+    }
+
     /// Touches all pages, with one thread a processor: faulting in is bound by clearing pages.
     fn prefault(&self) -> io::Result<()> {
         let threads = std::thread::available_parallelism().map_or(1, |n| u64::try_from(n.get()).unwrap_or(1));
@@ -286,6 +296,20 @@ mod tests {
         let listener = Arc::new(Listener { refuse_at: Some(4 << 30), ..Default::default() });
         assert!(ram.listen(listener.clone()).is_err());
         assert_eq!(*listener.told.lock().unwrap(), [(0, 2 << 30, true), (0, 2 << 30, false)]);
+    }
+
+    #[test]
+    fn a_listener_that_is_ignored_has_been_told_that_all_is_gone() {
+        let ram = GuestRam::new(&spec(8 << 20)).unwrap();
+        let (one, other) = (Arc::new(Listener::default()), Arc::new(Listener::default()));
+        let listener: Arc<dyn MemoryListener> = Arc::clone(&one) as _;
+        ram.listen(Arc::clone(&listener)).unwrap();
+        ram.listen(Arc::clone(&other) as _).unwrap();
+        for _ in 0..2 {
+            ram.ignore(&listener).unwrap();
+            assert_eq!(*one.told.lock().unwrap(), [(0, 8 << 20, true), (0, 8 << 20, false)]);
+        }
+        assert_eq!(*other.told.lock().unwrap(), [(0, 8 << 20, true)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Guest RAM for devices: every region of it is mapped into the IOMMU, at I/O addresses equal to guest addresses.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,9 +25,9 @@ const CAP_IPC_LOCK: u32 = 14;
 /// # Errors
 /// [`Error::Iova`] where the IOMMU takes no addresses, [`vfio::Error::Memlock`] if this process may not lock as much,
 /// both before anything is mapped; else what mapping itself said.
-pub fn map_guest_ram(ram: &GuestRam, spaces: &[Arc<dyn IoAddressSpace>]) -> Result<(), Error> {
+pub fn map_guest_ram(ram: &GuestRam, spaces: &[Arc<dyn IoAddressSpace>]) -> Result<Vec<DmaMap>, Error> {
     if spaces.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     for space in spaces {
         let valid = space.iova_ranges();
@@ -38,10 +39,50 @@ pub fn map_guest_ram(ram: &GuestRam, spaces: &[Arc<dyn IoAddressSpace>]) -> Resu
         allow_locking(ram.size().saturating_mul(u64::try_from(copies).unwrap_or(u64::MAX)))?;
         tracing::debug!("Pinning {} MiB of guest memory for {copies} I/O address spaces", ram.size() >> 20);
     }
+    let mut maps = Vec::<DmaMap>::with_capacity(spaces.len());
     for space in spaces {
-        ram.listen(Arc::new(DmaListener::new(Arc::clone(space))))?;
+        let listener = Arc::new(DmaListener::new(Arc::clone(space)));
+        if let Err(error) = ram.listen(Arc::clone(&listener) as _) {
+            maps.into_iter().for_each(|map| map.end(ram));
+            return Err(error.into());
+        }
+        maps.push(DmaMap { space: Arc::clone(space), listener });
     }
-    Ok(())
+    Ok(maps)
+}
+
+/// Guest RAM as it is mapped into one I/O address space. It stays so when this is dropped: until [`end`](Self::end), or as
+/// long as guest RAM is there.
+pub struct DmaMap {
+    space: Arc<dyn IoAddressSpace>,
+    listener: Arc<DmaListener>,
+}
+
+impl DmaMap {
+    /// Of which address space.
+    pub fn space(&self) -> &Arc<dyn IoAddressSpace> {
+        &self.space
+    }
+
+    /// How much guest RAM it pins, in bytes.
+    pub fn pinned(&self) -> u64 {
+        let mapped = self.listener.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.space.pins() { mapped.iter().map(|(_, size)| size).sum() } else { 0 }
+    }
+
+    /// Takes guest RAM out of the address space again.
+    pub fn end(self, ram: &GuestRam) {
+        let listener: Arc<dyn MemoryListener> = self.listener;
+        if let Err(error) = ram.ignore(&listener) {
+            tracing::warn!("Taking guest memory back from devices: {error}");
+        }
+    }
+}
+
+impl fmt::Debug for DmaMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaMap").finish_non_exhaustive()
+    }
 }
 
 /// A listener of guest RAM that maps it for DMA.

@@ -24,7 +24,7 @@ mod msi;
 mod msix;
 
 pub use device::{PassthroughDevice, Placement};
-pub use dma::map_guest_ram;
+pub use dma::{DmaMap, map_guest_ram};
 pub use error::Error;
 
 #[cfg(test)]

@@ -105,6 +105,11 @@ pub trait PciDevice: Send + Sync {
         None
     }
 
+    /// For a bridge: what is behind it answers. While it does not, config cycles there find nothing.
+    fn link_is_up(&self) -> bool {
+        true
+    }
+
     /// Back to the state after power-on: at a machine reset, or by a bridge's secondary bus reset. The windows vanish.
     fn reset(&self) -> Result<(), String> {
         Ok(())

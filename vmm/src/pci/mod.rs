@@ -8,12 +8,13 @@ pub mod place;
 pub mod planner;
 pub mod root;
 pub mod root_port;
+mod slot;
 pub mod watchdog;
 
 pub use config_space::{ConfigSpace, Header, Identity, LayoutError};
 pub use device::{BarKind, BarSpec, ConfigEffect, PciDevice, Window};
 pub use place::{Devfn, Place};
-pub use planner::{Plan, PlanError, Request, Space, Windows, plan};
+pub use planner::{Plan, PlanError, Request, Space, Spare, Windows, plan};
 pub use root::{AddError, Root};
-pub use root_port::RootPort;
+pub use root_port::{PortInterrupt, RootPort, SlotState};
 pub use watchdog::Watchdog;

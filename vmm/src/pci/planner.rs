@@ -40,6 +40,22 @@ pub struct Request {
     pub ports: Vec<Devfn>,
     /// Functions with base address registers.
     pub functions: Vec<Function>,
+    /// What each port's windows hold at least, where there is room for all: what is plugged in later must fit.
+    pub spare: Spare,
+}
+
+/// Sizes of windows in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spare {
+    /// Below 4 GiB.
+    pub memory: u64,
+    /// Above 4 GiB.
+    pub prefetchable: u64,
+}
+
+impl Spare {
+    /// What Linux and UEFI firmware set aside below 4 GiB for an empty slot; above, where there is plenty, more.
+    pub const USUAL: Self = Self { memory: 2 << 20, prefetchable: 64 << 20 };
 }
 
 impl Request {
@@ -52,7 +68,7 @@ impl Request {
             }
             functions.push(Function { place, label: device.label().into(), bars: device.bars() });
         }
-        Self { space, ports, functions }
+        Self { space, ports, functions, spare: Spare::default() }
     }
 }
 
@@ -208,6 +224,13 @@ enum Kind {
 
 /// Finds a place for everything, the same for the same request always.
 pub fn plan(request: &Request) -> Result<Plan, PlanError> {
+    if request.spare == Spare::default() {
+        return plan_exactly(request);
+    }
+    plan_exactly(request).or_else(|_| plan_exactly(&Request { spare: Spare::default(), ..request.clone() }))
+}
+
+fn plan_exactly(request: &Request) -> Result<Plan, PlanError> {
     let mut ports = request.ports.clone();
     ports.sort_unstable();
     ports.dedup();
@@ -219,7 +242,7 @@ pub fn plan(request: &Request) -> Result<Plan, PlanError> {
 
     let high = request.space.mmio64();
     let mut items = items(&functions, !high.is_empty());
-    let io = pack::place(blocks(&items, Kind::Io), &mut Free::new(vec![request.space.io()])).0;
+    let io = pack::place(blocks(request, &items, Kind::Io), &mut Free::new(vec![request.space.io()])).0;
     let memory = place_memory(request, &functions, &mut items)?;
     let (prefetchable, mmio64) = place_prefetchable(request, &functions, &items, high)?;
 
@@ -283,10 +306,15 @@ fn items(functions: &[&Function], has_high: bool) -> BTreeMap<(usize, u8), (Kind
     items
 }
 
-fn blocks(items: &BTreeMap<(usize, u8), (Kind, Item)>, kind: Kind) -> Vec<Block> {
-    let granule = if kind == Kind::Io { IO_GRANULE } else { MEMORY_GRANULE };
+fn blocks(request: &Request, items: &BTreeMap<(usize, u8), (Kind, Item)>, kind: Kind) -> Vec<Block> {
+    let (granule, least) = match kind {
+        Kind::Io => (IO_GRANULE, 0),
+        Kind::Memory => (MEMORY_GRANULE, request.spare.memory),
+        Kind::Prefetchable => (MEMORY_GRANULE, request.spare.prefetchable),
+    };
     let mine = items.values().filter(|(other, _)| *other == kind).map(|(_, item)| *item);
-    pack::blocks(mine, granule)
+    let ports: &[Devfn] = if least > 0 { &request.ports } else { &[] };
+    pack::blocks(mine, granule, least, ports)
 }
 
 /// Places what goes below 4 GiB; what does not fit and may, is made to go above.
@@ -297,7 +325,7 @@ fn place_memory(
 ) -> Result<Placements, PlanError> {
     loop {
         let mut free = Free::new(request.space.mmio32());
-        let (placed, failed) = pack::place(blocks(items, Kind::Memory), &mut free);
+        let (placed, failed) = pack::place(blocks(request, items, Kind::Memory), &mut free);
         let Some(failed) = failed else { return Ok(placed) };
         let largest = items
             .values_mut()
@@ -320,7 +348,7 @@ fn place_prefetchable(
     let mut failure = None;
     for range in &ranges {
         let mut free = Free::new(vec![range.clone()]);
-        let (placed, failed) = pack::place(blocks(items, Kind::Prefetchable), &mut free);
+        let (placed, failed) = pack::place(blocks(request, items, Kind::Prefetchable), &mut free);
         match failed {
             None => return Ok((placed, Some(range.clone()))),
             Some(failed) => failure = Some(failed),

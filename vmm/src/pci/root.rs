@@ -182,13 +182,14 @@ impl Root {
             let port = devices.iter().find_map(|(place, device)| match place {
                 Place::Root(port) => {
                     let (secondary, subordinate) = device.bridge_buses()?;
-                    (secondary..=subordinate).contains(&bus).then_some((*port, secondary))
+                    let holds = (secondary..=subordinate).contains(&bus);
+                    holds.then(|| (*port, secondary, device.link_is_up()))
                 }
                 Place::Behind { .. } => None,
             });
-            let (port, secondary) = port?;
+            let (port, secondary, link) = port?;
             // There are no switches: what is not on the secondary bus itself is nowhere, and neither is a device but 0.
-            if secondary != bus || devfn > 7 {
+            if secondary != bus || devfn > 7 || !link {
                 return None;
             }
             Place::Behind { port, function: devfn }

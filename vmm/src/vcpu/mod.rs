@@ -35,6 +35,9 @@ use kick::Switch;
 pub use kick::install_handler;
 use state::PowerOn;
 
+/// Bytes of stack of a vCPU's thread.
+pub const STACK: usize = 256 << 10;
+
 /// What a vCPU reaches by its exits.
 #[derive(Clone)]
 pub struct Buses {
@@ -119,7 +122,12 @@ impl Vcpu {
             .map_err(vm::Error::call(format!("Resetting vCPU {}", self.index)))
     }
 
-    /// Starts the thread; it is parked until [`resume`](Self::resume).
+    /// What its thread is called.
+    pub fn name(&self) -> String {
+        format!("vcpu{}", self.index)
+    }
+
+    /// Starts a thread for it; it is parked until [`resume`](Self::resume).
     pub fn spawn(
         self: &Arc<Self>,
         ram: Arc<GuestRam>,
@@ -127,15 +135,18 @@ impl Vcpu {
         mailbox: Arc<Mailbox>,
     ) -> io::Result<JoinHandle<()>> {
         let vcpu = Arc::clone(self);
-        let name = format!("vcpu{}", self.index);
-        std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(move || {
-            vcpu.switch.enter_thread();
-            let _leaving = Leaving { vcpu: &vcpu, mailbox: &mailbox };
-            let runner = Runner { vcpu: &vcpu, ram, buses, mailbox: &mailbox };
-            while vcpu.switch.wait_to_run(vcpu.index == 0) {
-                runner.run();
-            }
-        })
+        let thread = std::thread::Builder::new().name(self.name()).stack_size(STACK);
+        thread.spawn(move || vcpu.run(ram, buses, &mailbox))
+    }
+
+    /// Makes the calling thread the vCPU's until its end. It is parked until [`resume`](Self::resume).
+    pub fn run(&self, ram: Arc<GuestRam>, buses: Buses, mailbox: &Mailbox) {
+        self.switch.enter_thread();
+        let _leaving = Leaving { vcpu: self, mailbox };
+        let runner = Runner { vcpu: self, ram, buses, mailbox };
+        while self.switch.wait_to_run(self.index == 0) {
+            runner.run();
+        }
     }
 
     /// Lets it run.

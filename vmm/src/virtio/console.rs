@@ -1,10 +1,11 @@
-//! The console (virtio 1.2, 5.3): port 0, which Linux has as `hvc0`. Its far ends are descriptors, as COM1's are.
+//! The console (virtio 1.2, 5.3): port 0, which Linux has as `hvc0`. What it says goes where COM1's goes, too.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+mod keyboard;
+
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::PollFlags;
 use rustix::fs::FileType;
@@ -13,7 +14,11 @@ use super::{
     ActivateError, Activation, ActiveQueue, Broken, Chain, Class, Interrupts, Memory, Stop, VirtioDevice,
     Wake, Worker, feature,
 };
+use crate::legacy::ConsoleOutput;
 use crate::memory::GuestRam;
+use crate::vm::Signal;
+
+pub use keyboard::Keyboard;
 
 /// Port 0's queues.
 const RECEIVE: u16 = 0;
@@ -24,12 +29,12 @@ const PIECE: usize = 4096;
 
 /// Both far ends.
 struct Ends {
-    input: Option<File>,
-    output: File,
-    /// The input has ended.
-    ended: AtomicBool,
-    /// Bytes that `output` surely takes once it is writable.
+    keyboard: Arc<Keyboard>,
+    output: Arc<ConsoleOutput>,
+    /// Bytes that the output's reader surely takes once it is writable.
     piece: usize,
+    /// Always raised: waited for where there is no reader.
+    always: Signal,
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -38,23 +43,21 @@ struct Ends {
 pub struct Console(Arc<Ends>);
 
 impl Console {
-    /// A console whose guest reads `input` (nothing ever, where there is none) and writes `output`: terminals, files, pipes
-    /// or sockets alike.
+    /// A console whose guest reads what is typed at `keyboard` and writes to `output`.
     ///
     /// # Errors
-    /// What the kernel says of `output`.
-    pub fn new(input: Option<OwnedFd>, output: OwnedFd) -> io::Result<Self> {
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&output)?.st_mode);
+    /// The host has no descriptor left, or cannot say what the output's reader is.
+    pub fn new(keyboard: Arc<Keyboard>, output: Arc<ConsoleOutput>) -> io::Result<Self> {
+        let kind = |file| Ok::<_, io::Error>(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode));
         // A terminal may be writable for one byte and have a writer of more wait.
-        let piece = if matches!(kind, FileType::Fifo | FileType::RegularFile) { PIECE } else { 1 };
-        Ok(Self(Arc::new(Ends {
-            input: input.map(File::from),
-            output: File::from(output),
-            ended: AtomicBool::new(false),
-            piece,
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-        })))
+        let piece = match output.reader().map(kind).transpose()? {
+            None | Some(FileType::Fifo | FileType::RegularFile) => PIECE,
+            Some(_) => 1,
+        };
+        let always = Signal::new()?;
+        always.raise();
+        let (received, sent) = Default::default();
+        Ok(Self(Arc::new(Ends { keyboard, output, piece, always, received, sent })))
     }
 }
 
@@ -105,11 +108,8 @@ impl Port {
     fn serve(mut self, stop: &Stop, interrupts: &Interrupts) {
         let ends = Arc::clone(&self.ends);
         loop {
-            let input = ends.input.as_ref().filter(|_| !ends.ended.load(Ordering::Relaxed));
-            let (input, output): (BorrowedFd<'_>, BorrowedFd<'_>) = match (input, self.starving) {
-                (Some(input), false) => (input.as_fd(), ends.output.as_fd()),
-                _ => (self.receive.kick.fd(), ends.output.as_fd()),
-            };
+            let input = if self.starving { self.receive.kick.fd() } else { ends.keyboard.some().fd() };
+            let output = ends.output.reader().map_or(ends.always.fd(), AsFd::as_fd);
             // Output that is full is waited for, and no more is taken meanwhile.
             let out = match self.sending {
                 Some(_) => (output, PollFlags::OUT),
@@ -147,34 +147,15 @@ impl Port {
                 return Ok(());
             }
         };
-        let was_starving = std::mem::replace(&mut self.starving, false);
+        self.starving = false;
         let room = usize::try_from(chain.writable_length()).unwrap_or(PIECE).min(PIECE);
-        // After a ring nobody knows whether there is input; without input the buffer stays for later.
-        let input = self.ends.input.as_ref().filter(|_| !self.ends.ended.load(Ordering::Relaxed));
-        let (Some(mut input), false) = (input, was_starving) else {
-            self.receive.ring.unpop();
-            return Ok(());
-        };
-        let mut bytes = vec![0; room];
-        let count = match input.read(&mut bytes) {
-            Ok(0) if room > 0 => {
-                self.ends.ended.store(true, Ordering::Relaxed);
-                0
-            }
-            Ok(count) => count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
-            Err(error) => {
-                // EIO: the other end of a pty is closed.
-                tracing::debug!("Reading the console's input: {error}");
-                self.ends.ended.store(true, Ordering::Relaxed);
-                0
-            }
-        };
-        if count == 0 && room > 0 {
+        let bytes = self.ends.keyboard.take(room);
+        if bytes.is_empty() && room > 0 {
+            // Nobody types; the buffer stays for later.
             self.receive.ring.unpop();
             return Ok(());
         }
-        let written = chain.write(memory, 0, bytes.get(..count).unwrap_or_default());
+        let written = chain.write(memory, 0, &bytes);
         self.ends.received.fetch_add(u64::try_from(written).unwrap_or(0), Ordering::Relaxed);
         self.receive.ring.complete(memory, chain.head, u32::try_from(written).unwrap_or(0))?;
         if self.receive.ring.needs_interrupt(memory)? {
@@ -196,21 +177,10 @@ impl Port {
         let Some((chain, done)) = self.sending.take() else { return Ok(()) };
         let mut bytes = vec![0; self.ends.piece];
         let count = chain.read(memory, done, &mut bytes);
-        let done = match (&self.ends.output).write(bytes.get(..count).unwrap_or_default()) {
-            Ok(written) => {
-                let written = u64::try_from(written).unwrap_or(0);
-                self.ends.sent.fetch_add(written, Ordering::Relaxed);
-                done.saturating_add(written)
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                done
-            }
-            Err(error) => {
-                // Where nobody takes it any more, the guest goes on unheard.
-                tracing::debug!("Writing to the console: {error}");
-                chain.readable_length()
-            }
-        };
+        let taken = self.ends.output.offer(bytes.get(..count).unwrap_or_default());
+        let taken = u64::try_from(taken).unwrap_or(0);
+        self.ends.sent.fetch_add(taken, Ordering::Relaxed);
+        let done = done.saturating_add(taken);
         if done < chain.readable_length() && count > 0 {
             self.sending = Some((chain, done));
             return Ok(());

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::interrupts::Interrupts;
+use super::scsi::Medium;
 use super::{QueueInterrupt, Ring, Worker};
 use crate::memory::GuestRam;
 use crate::vm::vector::Signal;
@@ -117,6 +118,17 @@ impl ActivateError {
     }
 }
 
+/// What came of changing a drive's medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediumChange {
+    /// It is changed.
+    Done,
+    /// The guest has locked the drive, and is asked to let go.
+    Locked,
+    /// The device has none that could be changed.
+    NoDrive,
+}
+
 /// A virtio device behind any transport.
 ///
 /// The transport calls it with a lock held, from any vCPU, one call at a time. It never calls its transport back: it
@@ -157,6 +169,11 @@ pub trait VirtioDevice: Send {
         None
     }
 
+    /// Whether the kernel serves its queues (vhost), and raises their interrupts.
+    fn in_kernel(&self) -> bool {
+        false
+    }
+
     /// What it has counted, by name.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
@@ -171,6 +188,12 @@ pub trait VirtioDevice: Send {
     fn set_link(&mut self, up: bool) -> bool {
         let _ = up;
         false
+    }
+
+    /// Puts a medium into its drive, or takes the one there out; by `force` also where the guest has locked the drive.
+    fn change_medium(&mut self, medium: Option<Medium>, force: bool) -> MediumChange {
+        let _ = (medium, force);
+        MediumChange::NoDrive
     }
 
     /// The machine pauses, and its workers rest: whoever else serves it (the kernel) is to touch nothing of the guest's.

@@ -119,6 +119,11 @@ impl Interrupts {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Whether they go by vectors; else by the pin.
+    pub(super) fn by_vectors(&self) -> bool {
+        self.by_vectors.load(Ordering::Acquire)
+    }
+
     /// How often it has interrupted, but for what vhost did by itself.
     pub(super) fn raised(&self) -> u64 {
         self.raised.load(Ordering::Relaxed)

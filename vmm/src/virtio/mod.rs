@@ -20,10 +20,11 @@ pub mod rng;
 pub mod scsi;
 #[cfg(test)]
 mod testing;
+mod vhost;
 pub mod vsock;
 mod worker;
 
-pub use device::{ActivateError, Activation, ActiveQueue, Class, VirtioDevice, feature};
+pub use device::{ActivateError, Activation, ActiveQueue, Class, MediumChange, VirtioDevice, feature};
 pub use interrupts::{Interrupts, QueueInterrupt};
 pub use pci::{Error, VirtioFunction};
 pub use ring::{Broken, Buffer, Chain, Memory, Ring, RingLayout};

@@ -6,16 +6,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use ::vhost::VhostBackend;
 use rustix::event::PollFlags;
-use vhost::VhostBackend;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::net::vhost::{Calls, Tables, failed, set_ring};
+use super::vhost::{Calls, Signals, Tables, failed, set_ring};
 use super::{
-    ActivateError, Activation, ActiveQueue, Class, Interrupts, QueueInterrupt, Stop, VirtioDevice, Wake,
-    Worker, feature,
+    ActivateError, Activation, ActiveQueue, Class, Interrupts, Stop, VirtioDevice, Wake, Worker, feature,
 };
-use crate::vm::Signal;
 
 mod ioctls {
     use vmm_sys_util::ioctl_iow_nr;
@@ -100,7 +98,7 @@ impl Vsock {
         self.tables.give(&self.fd).map_err(doing)?;
         for (ring, index) in (0..).zip(QUEUES) {
             let queue = activation.take_queue(index).ok_or(ActivateError::Queue(index))?;
-            let (call, error) = watch.ring(&queue).map_err(doing)?;
+            let (call, error) = watch.signals.of_ring(&queue).map_err(doing)?;
             set_ring(calls, ring, &queue, &call, &error).map_err(doing)?;
             watch.queues.push(queue);
         }
@@ -130,7 +128,7 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, mut activation: Activation) -> Result<Vec<Worker>, ActivateError> {
         let interrupts = Arc::clone(&activation.interrupts);
-        let mut watch = Watch { interrupts, errors: Vec::new(), relays: Vec::new(), queues: Vec::new() };
+        let mut watch = Watch { interrupts, signals: Signals::default(), queues: Vec::new() };
         self.start(&mut activation, &mut watch)?;
         let worker = Worker::spawn("virtio-vsock", move |stop| watch.serve(&stop));
         Ok(vec![worker.map_err(ActivateError::host("Starting the thread of a virtio-vsock"))?])
@@ -145,6 +143,10 @@ impl VirtioDevice for Vsock {
         }
     }
 
+    fn in_kernel(&self) -> bool {
+        true
+    }
+
     fn report(&self) -> Option<String> {
         let state = if self.running.is_some() { "in use" } else { "not started by the guest" };
         Some(format!("vhost-vsock {state}, CID {}", self.cid))
@@ -157,50 +159,26 @@ impl Drop for Vsock {
     }
 }
 
-/// What the kernel does not do by itself: interrupts by the pin, and errors.
+/// What the kernel does not do by itself.
 struct Watch {
     interrupts: Arc<Interrupts>,
-    errors: Vec<Arc<Signal>>,
-    relays: Vec<(Arc<Signal>, QueueInterrupt)>,
+    signals: Signals,
     /// Kept for as long as the kernel has their eventfds.
     queues: Vec<ActiveQueue>,
 }
 
 impl Watch {
-    /// What vhost is to signal for a ring: that something is used, and that the ring is broken.
-    fn ring(&mut self, queue: &ActiveQueue) -> io::Result<(Arc<Signal>, Arc<Signal>)> {
-        let error = Arc::new(Signal::new()?);
-        self.errors.push(Arc::clone(&error));
-        let call = match queue.interrupt.direct() {
-            Some(signal) => signal,
-            None => {
-                let signal = Arc::new(Signal::new()?);
-                self.relays.push((Arc::clone(&signal), queue.interrupt.clone()));
-                signal
-            }
-        };
-        Ok((call, error))
-    }
-
     fn serve(mut self, stop: &Stop) {
         loop {
-            let relays = self.relays.iter().map(|(signal, _)| (signal.fd(), PollFlags::IN));
-            let errors = self.errors.iter().map(|signal| (signal.fd(), PollFlags::IN));
-            let fds: Vec<_> = errors.chain(relays).collect();
+            let fds: Vec<_> = self.signals.fds().map(|fd| (fd, PollFlags::IN)).collect();
             match stop.wait(&fds) {
                 Ok(Wake::Ready(_)) => {}
                 Ok(Wake::Stop) => return,
                 Err(error) => return self.interrupts.fail(error),
             }
             drop(fds);
-            if self.errors.iter().any(|signal| signal.take()) {
-                self.errors.clear();
+            if self.signals.take() {
                 self.interrupts.fail("vhost-vsock finds a ring or a packet in it malformed");
-            }
-            for (signal, interrupt) in &self.relays {
-                if signal.take() {
-                    interrupt.signal();
-                }
             }
         }
     }
@@ -208,7 +186,15 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use vm_memory::{Bytes, GuestAddress};
+
     use super::*;
+    use crate::memory::GuestRam;
+    use crate::spec::MemorySpec;
+    use crate::virtio::{Ring, RingLayout};
+    use crate::vm::Signal;
 
     #[test]
     fn what_is_no_vhost_vsock_is_refused() {
@@ -234,5 +220,72 @@ mod tests {
         assert_eq!(u64::from_le_bytes(config), 0x5eed);
         vsock.read_config(4, &mut config);
         assert_eq!(config[..4], [0; 4]);
+    }
+
+    /// vhost-vsock where this host has it; else a file that refuses every call, as a kernel may at any step.
+    fn device() -> Vsock {
+        let opened = File::options().read(true).write(true).open("/dev/vhost-vsock");
+        if let Some(vsock) = opened.ok().and_then(|file| Vsock::new(0x5eee, file.into()).ok()) {
+            return vsock;
+        }
+        let fd = Arc::new(tempfile::tempfile().unwrap());
+        let offered = SEQPACKET | feature::OF_RINGS;
+        Vsock { cid: 0x5eee, fd, offered, owned: false, running: None, tables: Arc::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn its_configuration_is_the_cid_wherever_it_is_read(offset: u16, length in 0_usize..20, written: Vec<u8>) {
+            let mut vsock = device();
+            vsock.write_config(offset, &written);
+            let mut data = vec![0; length];
+            vsock.read_config(offset, &mut data);
+            let whole = [0xee, 0x5e, 0, 0, 0, 0, 0, 0];
+            for (at, byte) in data.iter().enumerate() {
+                prop_assert_eq!(*byte, whole.get(usize::from(offset) + at).copied().unwrap_or(0));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Rings anywhere in guest RAM and full of noise, some not enabled, any features: it starts or says why not, and can
+        /// be reset and started again.
+        #[test]
+        fn whatever_a_driver_sets_up_it_starts_or_fails_and_can_be_reset(
+            noise in vec(any::<u8>(), 0x4000),
+            places in vec((0_u64..0x20_0000, 0_u64..0x20_0000, 0_u64..0x20_0000), 3),
+            sizes in vec(0_u32..8, 3),
+            enabled in vec(any::<bool>(), 3),
+            features: u64,
+            times in 1..3,
+        ) {
+            let Some(vm) = crate::passthrough::testing::vm() else { return Ok(()) };
+            let memory = MemorySpec { size: 1 << 20, hugepages: None, prefault: false };
+            let ram = Arc::new(GuestRam::new(&memory).unwrap());
+            ram.memory().write_slice(&noise, GuestAddress(0x1000)).unwrap();
+            let interrupts = Arc::new(Interrupts::new(&vm, "vsock test", 17, 3, 4).unwrap());
+            let mut vsock = device();
+            for _ in 0..times {
+                let queues = (0..).zip(&places).zip(&sizes).zip(&enabled).filter_map(|(((index, place), size), on)| {
+                    let (descriptors, available, used) = (place.0 & !15, place.1 & !1, place.2 & !3);
+                    let layout = RingLayout { size: 1 << size, descriptors, available, used };
+                    let ring = Ring::new(index, layout, false, ram.memory()).ok().filter(|_| *on)?;
+                    let kick = Arc::new(Signal::new().unwrap());
+                    kick.raise();
+                    Some(ActiveQueue { index, ring, kick, interrupt: interrupts.of_queue(index) })
+                });
+                let queues: Vec<_> = queues.collect();
+                let complete = QUEUES.iter().all(|index| queues.iter().any(|queue| queue.index == *index));
+                let activation =
+                    Activation { memory: Arc::clone(&ram), features, queues, interrupts: Arc::clone(&interrupts) };
+                let started = vsock.activate(activation);
+                prop_assert!(complete || started.is_err(), "it runs without a queue");
+                drop(started);
+                vsock.reset();
+                prop_assert!(vsock.running.is_none());
+            }
+        }
     }
 }

@@ -101,12 +101,16 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Makes the in-kernel irqchip (PIC, I/O APIC, local APICs) and PIT; before any vCPU, and after guest RAM.
+    /// Makes the in-kernel irqchip (PIC, I/O APIC, local APICs); before any vCPU, and after guest RAM.
     ///
     /// After, because the controllers put themselves on KVM's buses, and whoever changes memory slots next waits until KVM
     /// has let go of the buses as they were before (an SRCU grace period): 4 to 8 ms, where the other way round takes 0.2.
     pub fn create_interrupt_controllers(&self) -> Result<(), Error> {
-        self.fd.create_irq_chip().map_err(Error::call("Creating the interrupt controllers"))?;
+        self.fd.create_irq_chip().map_err(Error::call("Creating the interrupt controllers"))
+    }
+
+    /// Makes the interval timer (PIT); after the interrupt controllers.
+    pub fn create_timer(&self) -> Result<(), Error> {
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         self.fd.create_pit2(pit).map_err(Error::call("Creating the interval timer"))
     }

@@ -1,10 +1,12 @@
 //! `throughway image create` and `throughway image resize`.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use vmm::disk::{Access, Format, NewImage, Preallocate, Qcow2Header};
+use vmm::disk::{Access, Chain, Format, NewImage, Preallocate, Qcow2Header};
 
 use super::{Exit, Failure, Folders, FormatArgument, copy};
 use crate::config::Size;
@@ -126,7 +128,23 @@ fn backing(arguments: &CreateArguments, file: &Path, name: &Path) -> Result<(Str
             at.display()
         )));
     }
+    // Replaced, the chain would be a loop, and what is in it lost.
+    let own = file.canonicalize().ok();
+    if let Some(own) = own.filter(|own| stands_on(&chain, own)) {
+        return Err(super::refused(format!(
+            "{} cannot stand on {}, which stands on it; give the new image another name",
+            own.display(),
+            at.display()
+        )));
+    }
     Ok((text.to_owned(), format, chain.image()?.size()))
+}
+
+/// Whether a file is one of a disk's, by whatever name.
+fn stands_on(chain: &Chain, file: &Path) -> bool {
+    let same = |about: &Metadata| (about.dev(), about.ino());
+    let Ok(own) = file.metadata() else { return false };
+    chain.layers().iter().any(|layer| layer.file.metadata().is_ok_and(|about| same(&about) == same(&own)))
 }
 
 pub(super) fn resize(arguments: &ResizeArguments) -> Result<Exit, Failure> {

@@ -1,11 +1,15 @@
 //! `throughway vm`: guests in the background, and control over those that run.
 
 mod console;
+mod device;
 mod list;
 mod start;
 mod stats;
 mod stop;
 
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use vmm::control::Request;
 
@@ -46,6 +50,12 @@ enum Command {
     BootOnce(BootOnce),
     /// Plug the cable of a guest's virtio network card in, or pull it.
     Link(Link),
+    /// Put another image into a guest's CD drive, or take out what is in it. The file's is there again at the next start.
+    ChangeMedium(ChangeMedium),
+    /// Plug a device of the guest's file in while the guest runs: a function, a network card, a disk.
+    Add(device::Add),
+    /// Take a device out of a guest that runs, and give it back to the host. The guest is asked first.
+    Remove(device::Remove),
 }
 
 /// A guest that runs.
@@ -78,6 +88,32 @@ struct Link {
     nic: String,
     /// Plugged in or pulled.
     state: LinkState,
+}
+
+#[derive(Args)]
+struct ChangeMedium {
+    #[command(flatten)]
+    guest: Guest,
+    /// The drive's name in the guest's file.
+    disk: String,
+    /// The image to put in, such as an ISO.
+    #[arg(required_unless_present = "eject")]
+    image: Option<PathBuf>,
+    /// Leave the drive open and empty.
+    #[arg(long, conflicts_with = "image")]
+    eject: bool,
+    /// Also where the guest has locked the drive: what it had mounted is gone under it.
+    #[arg(long)]
+    force: bool,
+}
+
+impl ChangeMedium {
+    fn ask(&self) -> Result<Exit, Failure> {
+        // The guest's process may be in another folder.
+        let path = self.image.as_deref().map(std::path::absolute).transpose().context("Resolving the image");
+        let path = path.map_err(Failure::Refused)?;
+        self.guest.ask(&Request::Medium { disk: self.disk.clone(), path, force: self.force })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,6 +158,9 @@ pub(super) fn main(arguments: &Arguments, verbose: u8) -> Exit {
         Command::BootOnce(arguments) => {
             arguments.guest.ask(&Request::BootOnce { device: arguments.device.clone() })
         }
+        Command::ChangeMedium(arguments) => arguments.ask(),
+        Command::Add(arguments) => device::add(arguments),
+        Command::Remove(arguments) => device::remove(arguments),
         Command::Link(Link { guest, nic, state }) => {
             guest.ask(&Request::Link { nic: nic.clone(), up: *state == LinkState::Up })
         }

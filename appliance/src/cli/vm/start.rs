@@ -1,25 +1,23 @@
 //! `throughway vm start`: `throughway run` in the background.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 
 use super::{Guest, print};
-use crate::apply::{self, History, file_name};
+use crate::apply::{self, History};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::{StateDir, check, run};
+use crate::control::{Launch, LaunchError, Launched, usual_logs};
 
 /// How often is looked whether it runs.
 const LOOK: Duration = Duration::from_millis(5);
-/// A log larger than this is put aside before the next start.
-const LARGE: u64 = 4 << 20;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -47,34 +45,31 @@ pub(super) fn main(arguments: &Arguments, verbose: u8) -> Result<Exit, Failure> 
     if !config.vms.contains_key(name) {
         return Err(Failure::Refused(run::no_such_guest(&config, &text, name)));
     }
-    let running = arguments.guest.running.run_dir.clone().unwrap_or_else(crate::control::RunDir::usual);
     let place = arguments.guest.running.folder().guest(name);
     if let Some(pid) = place.holder() {
         return Err(Failure::Refused(anyhow::anyhow!("Guest `{name}` runs already, as process {pid}")));
     }
     let logs = arguments.log_dir.clone().unwrap_or_else(usual_logs);
-    let (mut log, log_path) = open_log(&logs, name).map_err(Failure::Refused)?;
-    let begins = log.seek(SeekFrom::End(0)).context("Finding the end of the log")?;
-    let said = log.try_clone().context("Opening the guest's log")?;
-
-    let absolute = |path: &Path| std::path::absolute(path).context("Finding the current folder");
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("run").arg(absolute(&file)?).args(["--vm", name, "--detached"]);
-    command.arg("--console-log").arg(absolute(&logs)?.join(format!("{}.console.log", file_name(name))));
-    command.arg("--state-dir").arg(absolute(&arguments.state.state_dir)?);
-    command.arg("--run-dir").arg(absolute(&running)?);
-    if let Some(device) = &arguments.boot_once {
-        command.args(["--boot-once", device]);
+    let running = arguments.guest.running.folder();
+    // Whoever keeps guests running keeps this one again.
+    if let Err(error) = running.notes(name).set_stopped(false) {
+        return Err(Failure::Refused(error));
     }
-    // What the guest's process has been asked to do is in its log.
-    command.args((0..=verbose.min(2)).map(|_| "-v"));
-    let mut child = command
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::from(said))
-        .spawn()
-        .context("Starting the guest's process")?;
+    let launch = Launch {
+        vm: name,
+        file: &file,
+        relative_to: None,
+        logs: &logs,
+        state: &arguments.state.state_dir,
+        running: &running,
+        boot_once: arguments.boot_once.as_deref(),
+        verbose,
+    };
+    let Launched { mut child, mut log, begins, log_path } = launch.start().map_err(|error| match error {
+        LaunchError::Fault(error) => Failure::Fault(error),
+        LaunchError::Refused(error) => Failure::Refused(error),
+        LaunchError::Held(_) => Failure::Refused(error.into()),
+    })?;
     loop {
         if place.holder() == Some(child.id()) {
             print(&format!(
@@ -101,31 +96,6 @@ fn file(arguments: &Arguments) -> Result<PathBuf, Failure> {
     applied.ok_or_else(|| Failure::Refused(anyhow::anyhow!("No file is applied; say which by --file")))
 }
 
-fn usual_logs() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return "/var/log/throughway".into();
-    }
-    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let state = of("XDG_STATE_HOME").or_else(|| Some(of("HOME")?.join(".local/state")));
-    state.unwrap_or_else(std::env::temp_dir).join("throughway")
-}
-
-/// The log of the guest's process, and its path. A large one is put aside first.
-fn open_log(folder: &Path, vm: &str) -> anyhow::Result<(File, PathBuf)> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(folder)
-        .with_context(|| format!("Making {}", folder.display()))?;
-    let path = folder.join(format!("{}.log", file_name(vm)));
-    if fs::metadata(&path).is_ok_and(|about| about.len() > LARGE) {
-        let aside = folder.join(format!("{}.log.1", file_name(vm)));
-        fs::rename(&path, &aside).with_context(|| format!("Putting {} aside", path.display()))?;
-    }
-    let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path);
-    Ok((file.with_context(|| format!("Opening the log {}", path.display()))?, path))
-}
-
 /// It has ended before it could be asked anything: says what it said, and ends as it did.
 fn did_not_stay(
     name: &str,
@@ -138,7 +108,7 @@ fn did_not_stay(
     log.seek(SeekFrom::Start(begins))
         .and_then(|_| log.take(1 << 20).read_to_string(&mut said))
         .context("Reading the guest's log")?;
-    let error: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("error: ")).collect();
+    let error: Vec<&str> = said.lines().skip_while(|line| !is_error(line)).collect();
     let exit = Exit::from_guest(status.code());
     match (exit, error.as_slice()) {
         (Some(exit), []) => {
@@ -155,6 +125,41 @@ fn did_not_stay(
                 path.display()
             );
             Err(Failure::Fault(error))
+        }
+    }
+}
+
+/// Whether a line begins what is wrong: by itself, or at a line of the file (`box.yaml:7:12: error: `). What is only logged
+/// begins with the time.
+fn is_error(line: &str) -> bool {
+    let (before, rest) = line.split_once("error: ").unwrap_or((line, ""));
+    let place = || {
+        let mut parts = before.strip_suffix(": ").unwrap_or_default().rsplitn(3, ':');
+        let mut number = || parts.next().is_some_and(|part| part.parse::<u32>().is_ok());
+        number() && number()
+    };
+    !rest.is_empty() && (before.is_empty() || place())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_from_what_is_logged() {
+        for line in
+            ["error: No", "/a b/box.yaml:7:12: error: The bridge `br0` is not there", "C:1:1: error: x"]
+        {
+            assert!(is_error(line), "{line}");
+        }
+        for line in [
+            "",
+            "error: ",
+            "    help: error: x",
+            "2026-11-22T00:15:43.513696Z  WARN pci: error: x",
+            "box.yaml:19:22: warning: Opening: error: x",
+        ] {
+            assert!(!is_error(line), "{line}");
         }
     }
 }

@@ -55,11 +55,8 @@ fn text(statistics: &Statistics) -> String {
     let mut line = |head: &str, rest: &str| {
         let _ = writeln!(text, "{head:<10}{rest}");
     };
-    let Statistics { vcpus, devices, pinned, locked, resident, .. } = statistics;
-    line(
-        "memory",
-        &format!("resident {}, pinned {}, locked {}", size(*resident), size(*pinned), size(*locked)),
-    );
+    let Statistics { vcpus, devices, mapped, resident, .. } = statistics;
+    line("memory", &format!("resident {}, pinned for devices {}", size(*resident), size(*mapped)));
     for (index, vcpu) in vcpus.iter().enumerate() {
         let counters = counters(&vcpu.kvm);
         line(
@@ -70,7 +67,11 @@ fn text(statistics: &Statistics) -> String {
     for device in devices {
         let mut parts: Vec<String> = Vec::new();
         parts.extend((!device.report.is_empty()).then(|| device.report.clone()));
-        parts.push(format!("{} interrupts", device.interrupts));
+        parts.push(if device.interrupts_in_kernel {
+            "the kernel interrupts for it, and does not count how often".to_owned()
+        } else {
+            format!("{} interrupts", device.interrupts)
+        });
         line(&device.name, &format!(" {}", parts.join("; ")));
     }
     text.trim_end().to_owned()
@@ -84,6 +85,8 @@ fn counters(counters: &BTreeMap<String, u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use vmm::control::Device;
+
     use super::*;
 
     #[test]
@@ -94,5 +97,23 @@ mod tests {
         assert_eq!(host_interrupts(table, "0000:01:10.0"), 17);
         assert_eq!(host_interrupts(table, "0000:01:10.1"), 5);
         assert_eq!(host_interrupts(table, "0000:02:00.0"), 0);
+    }
+
+    #[test]
+    fn what_nobody_counts_is_no_number() {
+        let device = |name: &str, interrupts_in_kernel| Device {
+            name: name.to_owned(),
+            interrupts: 3,
+            interrupts_in_kernel,
+            ..Default::default()
+        };
+        let devices = vec![device("nic lan", true), device("rng", false)];
+        let statistics = Statistics { devices, mapped: 192 << 20, ..Default::default() };
+        assert_eq!(
+            text(&statistics),
+            "memory    resident 0 bytes, pinned for devices 192MiB\n\
+             nic lan    the kernel interrupts for it, and does not count how often\n\
+             rng        3 interrupts"
+        );
     }
 }

@@ -9,6 +9,8 @@ use vmm::control::{Ended, Request};
 use super::{Guest, print};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::control::ClientError;
+use crate::daemon::daemon_of;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -21,8 +23,23 @@ pub(super) struct Arguments {
 
 pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     let begun = Instant::now();
-    let mut client = arguments.guest.connect()?;
-    client.ask(&Request::Stop { timeout_ms: arguments.timeout.saturating_mul(1000) })?;
+    let mut client = match arguments.guest.connect() {
+        Err(error @ (ClientError::NotRunning(_) | ClientError::Dead(..))) => {
+            return not_again(arguments, error);
+        }
+        connected => connected?,
+    };
+    // Before it ends: a daemon that keeps it running would start it again.
+    let notes = arguments.guest.running.folder().notes(&arguments.guest.vm);
+    let was_stopped = notes.is_stopped();
+    let noted = notes.start().map_or(Ok(()), |_| notes.set_stopped(true));
+    noted.map_err(Failure::Refused)?;
+    if let Err(error) = client.ask(&Request::Stop { timeout_ms: arguments.timeout.saturating_mul(1000) }) {
+        if let Err(error) = notes.set_stopped(was_stopped) {
+            tracing::warn!("{error:#}");
+        }
+        return Err(error.into());
+    }
     let how = client.wait_for_end()?;
     client.wait_for_process().context("Waiting for the guest's process to end")?;
     let (vm, took) = (client.vm(), begun.elapsed());
@@ -44,5 +61,18 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
             return Err(Failure::Fault(error));
         }
     });
+    Ok(Exit::Success)
+}
+
+/// A guest that does not run now, but that a daemon may be about to start again.
+fn not_again(arguments: &Arguments, error: ClientError) -> Result<Exit, Failure> {
+    let (running, vm) = (arguments.guest.running.folder(), &arguments.guest.vm);
+    let notes = running.notes(vm);
+    let kept = daemon_of(&running.notes_folder()).map_err(Failure::Fault)?.is_some();
+    if !kept || notes.start().is_none() {
+        return Err(error.into());
+    }
+    notes.set_stopped(true).map_err(Failure::Refused)?;
+    print(&format!("Guest `{vm}` does not run, and the daemon does not start it again."));
     Ok(Exit::Success)
 }

@@ -7,14 +7,13 @@ use vfio::bind::VFIO_PCI;
 use vfio::inventory::Function;
 
 use super::Whole;
-use crate::plan::{Step, Target};
+use crate::plan::{Step, Target, wants_functions};
 
 impl Whole<'_> {
     pub(super) fn devices(&mut self) {
         let (config, host) = (self.planner.config, self.planner.host);
         let wants = config.vms.iter().find_map(|(name, vm)| {
-            let nic = vm.nics.keys().next().map(|key| ("nics", key));
-            let (kind, key) = nic.or_else(|| vm.pci.keys().next().map(|key| ("pci", key)))?;
+            let (kind, key) = wants_functions(vm)?;
             Some(["vms", name, kind, key])
         });
         if let Some(path) = wants {

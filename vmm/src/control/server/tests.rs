@@ -68,9 +68,7 @@ impl Served {
     }
 
     fn say(&self, text: &[u8]) {
-        for byte in text {
-            self.recent.push(*byte);
-        }
+        self.recent.extend(text);
     }
 
     fn connections(&self) -> usize {

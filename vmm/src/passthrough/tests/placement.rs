@@ -8,6 +8,7 @@ use super::super::testing::vm;
 use super::super::{PassthroughDevice, Placement};
 use super::PLACEMENT;
 use crate::bus::Bus;
+use crate::pci::root_port::NoInterrupt;
 use crate::pci::{self, Devfn, PciDevice, Place, Request, Root, RootPort, Space};
 use crate::vm::Vm;
 
@@ -23,7 +24,7 @@ fn accelerator() -> Arc<Fake> {
 fn hierarchy(vm: &Arc<Vm>, fake: &Arc<Fake>) -> (Root, Arc<PassthroughDevice>) {
     let root = Root::new(Arc::new(Bus::new()), Arc::new(Bus::new()));
     let port = Devfn::new(1, 0).unwrap();
-    root.add(Place::Root(port), Arc::new(RootPort::new(1, true).unwrap())).unwrap();
+    root.add(Place::Root(port), Arc::new(RootPort::new(1, true, NoInterrupt).unwrap())).unwrap();
     let placement = Placement { peer_to_peer: true, ..PLACEMENT };
     let device = Arc::new(PassthroughDevice::new(vm, Arc::clone(fake) as _, placement).unwrap());
     root.add(Place::Behind { port, function: 0 }, Arc::clone(&device) as _).unwrap();

@@ -12,7 +12,8 @@ use super::super::testing::vm;
 use crate::Outcome;
 use crate::machine::{Begun, Machine};
 use crate::spec::{
-    Boot, Console, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, Starts, VmSpec,
+    Boot, Console, ConsoleDevice, CpuSpec, MemorySpec, OnDeviceError, OnReset, Resources, Slot, Starts,
+    VmSpec,
 };
 
 /// Asks function 01:00.0 for its vendor, for ever: says A once when it answers, and G and no more when it reads all ones.
@@ -96,6 +97,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
         memory_policy: Default::default(),
         on_panic: None,
         watchdog: None,
+        hotplug_ports: 0,
     };
     let machine = Machine::new(spec, Begun::begin().unwrap()).unwrap();
     let handle = machine.handle();
@@ -103,8 +105,13 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
     let (reader, writer) = std::io::pipe().unwrap();
     let resources = Resources {
         boot: Boot::Kernel { kernel: kernel(&GUEST), initrd: None },
-        console: Console { input: None, output: Some(writer.into()), log: None },
-        slots: vec![Slot { name: "lan".into(), functions: vec![Arc::clone(&fake) as _] }],
+        console: Console {
+            device: ConsoleDevice::Serial,
+            input: None,
+            output: Some(writer.into()),
+            log: None,
+        },
+        slots: vec![Slot { name: "lan".into(), functions: vec![Arc::clone(&fake) as _], rom: false }],
         virtio: Vec::new(),
     };
     let log = Log::default();

@@ -45,18 +45,24 @@ pub(super) struct Placements {
     pub(super) blocks: BTreeMap<Owner, Range<u64>>,
 }
 
-/// One block for each owner.
-pub(super) fn blocks(items: impl Iterator<Item = Item>, granule: u64) -> Vec<Block> {
-    let mut owners: BTreeMap<Owner, Vec<Item>> = BTreeMap::new();
+/// One block for each owner, and for each of `ports`, of `least` bytes or more where it is a port's.
+pub(super) fn blocks(
+    items: impl Iterator<Item = Item>,
+    granule: u64,
+    least: u64,
+    ports: &[Devfn],
+) -> Vec<Block> {
+    let empty = ports.iter().map(|port| (Owner::Port(*port), Vec::new()));
+    let mut owners: BTreeMap<Owner, Vec<Item>> = empty.collect();
     for item in items {
         owners.entry(item.owner).or_default().push(item);
     }
     let block = |(owner, mut items): (Owner, Vec<Item>)| {
         items.sort_by_key(|item| (Reverse(item.size), item.key));
-        let granule = if matches!(owner, Owner::Port(_)) { granule } else { 1 };
+        let (granule, least) = if matches!(owner, Owner::Port(_)) { (granule, least) } else { (1, 0) };
         let alignment = items.first().map_or(granule, |item| item.size.max(granule));
         let sum = items.iter().try_fold(0_u64, |sum, item| sum.checked_add(item.size));
-        let size = sum.and_then(|sum| sum.checked_next_multiple_of(granule));
+        let size = sum.and_then(|sum| sum.max(least).checked_next_multiple_of(granule));
         Block { owner, items, alignment, size }
     };
     owners.into_iter().map(block).collect()

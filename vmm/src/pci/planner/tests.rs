@@ -6,6 +6,7 @@ use super::*;
 use crate::bus::Bus;
 use crate::layout;
 use crate::pci::config_space::offset;
+use crate::pci::root_port::NoInterrupt;
 use crate::pci::{ConfigEffect, PciDevice, RootPort, Window};
 
 const GIB: u64 = 1 << 30;
@@ -28,7 +29,7 @@ fn function(device: u8, function: u8, bars: &[BarSpec]) -> Function {
 
 fn request(phys_bits: u8, functions: Vec<Function>) -> Request {
     let space = Space { ram_end: 6 * GIB, phys_bits, iova: None };
-    Request { space, ports: (1..=8).map(port).collect(), functions }
+    Request { space, ports: (1..=8).map(port).collect(), functions, spare: Spare::default() }
 }
 
 fn address(plan: &Plan, device: u8, index: u8) -> u64 {
@@ -131,6 +132,23 @@ fn io_bars_beyond_the_window_are_left_without_an_address() {
     assert!(plan.unplaced().all(|placed| placed.bar.kind == BarKind::Io));
 }
 
+#[test]
+fn empty_ports_have_windows_for_what_comes_later() {
+    let card = [bar(0, MEMORY32, 0x2_0000), bar(3, PREFETCHABLE, 128 << 20)];
+    let exact = request(46, vec![function(1, 0, &card)]);
+    let plan_with = |spare| plan(&Request { spare, ..exact.clone() }).unwrap();
+    let spare = plan_with(Spare::USUAL);
+    let sizes = |bridge: &Bridge| {
+        [&bridge.memory, &bridge.prefetchable]
+            .map(|window| window.as_ref().map_or(0, |window| window.end - window.start))
+    };
+    assert_eq!(sizes(&spare.bridges[0]), [2 << 20, 128 << 20]);
+    assert!(spare.bridges[1..].iter().all(|bridge| sizes(bridge) == [2 << 20, 64 << 20]));
+    assert!(spare.bridges.iter().all(|bridge| bridge.io.is_none()));
+    let too_much = plan_with(Spare { memory: 1 << 30, prefetchable: 0 });
+    assert_eq!(too_much, plan(&exact).unwrap(), "what is there comes first");
+}
+
 /// A card whose registers are its config space.
 struct Card(std::sync::Mutex<crate::pci::ConfigSpace>);
 
@@ -167,7 +185,11 @@ fn card(bars: &[BarSpec]) -> Arc<Card> {
 fn a_programmed_plan_is_what_the_registers_say() {
     let root = Root::new(Arc::new(Bus::new()), Arc::new(Bus::new()));
     for device in [1, 2] {
-        root.add(Place::Root(port(device)), Arc::new(RootPort::new(device.into(), true).unwrap())).unwrap();
+        root.add(
+            Place::Root(port(device)),
+            Arc::new(RootPort::new(device.into(), true, NoInterrupt).unwrap()),
+        )
+        .unwrap();
     }
     let bars = [
         bar(0, MEMORY32, 0x2_0000),
@@ -235,7 +257,13 @@ fn any_request() -> impl Strategy<Value = Request> {
         vec![0..=0xfedf_ffff, 0xfef0_0000..=0xfc_ffff_ffff, 0x100_0000_0000..=u64::MAX],
         vec![0..=0x9fff_ffff, 0xa800_0000..=0xfedf_ffff, 0xfef0_0000..=(1 << 48) - 1],
     ]));
-    (seats, iova, 36..53_u8, 0..2048_u64).prop_map(|(seats, iova, phys_bits, ram)| {
+    let spare = prop_oneof![
+        Just(Spare::default()),
+        Just(Spare::USUAL),
+        Just(Spare { memory: 0x30_0000, prefetchable: 0 }),
+        Just(Spare { memory: 1 << 30, prefetchable: 1 << 40 }),
+    ];
+    (seats, iova, 36..53_u8, 0..2048_u64, spare).prop_map(|(seats, iova, phys_bits, ram, spare)| {
         let mut functions: Vec<_> =
             seats.into_iter().map(|((device, number), bars)| function(device, number, &bars)).collect();
         // One endpoint without a port.
@@ -245,7 +273,7 @@ fn any_request() -> impl Strategy<Value = Request> {
             bars: vec![bar(0, MEMORY32, 0x1000), bar(4, PREFETCHABLE, 0x4000)],
         });
         let space = Space { ram_end: ram << 28, phys_bits, iova };
-        Request { space, ports: (1..12).map(port).collect(), functions }
+        Request { space, ports: (1..12).map(port).collect(), functions, spare }
     })
 }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::layout;
 use crate::legacy::PowerManagement;
 use crate::pci::host_bridge::PowerOn;
+use crate::pci::root_port::NoInterrupt;
 use crate::pci::{BarKind, BarSpec, ConfigSpace, Header, Identity, RootPort, Window, host_bridge};
 
 /// A function with BARs that remembers where it was moved, and answers BAR reads with its tag.
@@ -110,8 +111,8 @@ fn hierarchy_at(power_on: PowerOn) -> Guest {
     root.add(Place::Root(port(0)), Arc::new(host)).unwrap();
     let pm = Arc::new(PowerManagement::new(Box::new(|_| {})));
     root.add(Place::Root(port(0x1f)), Arc::new(host_bridge::lpc_bridge(pm, power_on))).unwrap();
-    root.add(Place::Root(port(1)), Arc::new(RootPort::new(1, true).unwrap())).unwrap();
-    root.add(Place::Root(port(2)), Arc::new(RootPort::new(2, true).unwrap())).unwrap();
+    root.add(Place::Root(port(1)), Arc::new(RootPort::new(1, true, NoInterrupt).unwrap())).unwrap();
+    root.add(Place::Root(port(2)), Arc::new(RootPort::new(2, true, NoInterrupt).unwrap())).unwrap();
     Guest { root, mmio, pio }
 }
 
@@ -470,4 +471,23 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn nothing_is_found_behind_a_slot_without_power() {
+    let guest = hierarchy();
+    let card = Card::new(1, &[(0, MEMORY32, 0x1000)]);
+    guest.root.add(behind(1, 0), card.clone()).unwrap();
+    guest.write(0, port(1), 0x18, &[0, 1, 1]);
+    guest.place_bar0(1, 0x9000_0000);
+    assert_eq!(guest.byte(0x9000_0000), 0x10);
+    // Slot control: power off, indicator off.
+    guest.write(0, port(1), 0x58, &[0xc0, 0x07]);
+    assert_eq!(guest.read(1, Devfn(0), 0), u32::MAX);
+    assert_eq!(guest.byte(0x9000_0000), 0xff, "its windows are gone");
+    assert_eq!(card.resets.load(Ordering::Relaxed), 1);
+    guest.write(1, Devfn(0), 0x04, &[2, 0]);
+    guest.write(0, port(1), 0x58, &[0xc0, 0x01]);
+    assert_eq!(guest.read(1, Devfn(0), 0), 0x0001_1234);
+    assert_eq!(guest.byte(0x9000_0000), 0xff, "what was written meanwhile went nowhere");
 }

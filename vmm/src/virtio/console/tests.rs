@@ -1,5 +1,8 @@
 //! The console with a pipe at each end.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
@@ -7,6 +10,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::control::Recent;
 use crate::spec::MemorySpec;
 use crate::virtio::testing::{LAYOUT, NEXT, WRITE, describe, publish, used};
 use crate::virtio::{Ring, RingLayout};
@@ -14,11 +18,15 @@ use crate::vm::Signal;
 
 const SENDS: RingLayout = RingLayout { size: 16, descriptors: 0x4000, available: 0x5000, used: 0x6000 };
 
+fn to(reader: Option<OwnedFd>) -> Arc<ConsoleOutput> {
+    ConsoleOutput::new(reader, None, &Arc::new(Recent::new().unwrap())).unwrap()
+}
+
 struct Test {
     ram: Arc<GuestRam>,
     console: Console,
     /// What is typed, and what is shown.
-    typed: File,
+    typed: Arc<Keyboard>,
     shown: File,
     kicks: Vec<Arc<Signal>>,
     workers: Vec<Worker>,
@@ -27,12 +35,12 @@ struct Test {
 impl Test {
     fn new() -> Self {
         let memory = MemorySpec { size: 1 << 20, hugepages: None, prefault: false };
-        let (input, typed) = rustix::pipe::pipe().unwrap();
+        let typed = Arc::new(Keyboard::new().unwrap());
         let (shown, output) = rustix::pipe::pipe().unwrap();
         Self {
             ram: Arc::new(GuestRam::new(&memory).unwrap()),
-            console: Console::new(Some(input), output).unwrap(),
-            typed: typed.into(),
+            console: Console::new(Arc::clone(&typed), to(Some(output))).unwrap(),
+            typed,
             shown: shown.into(),
             kicks: Vec::new(),
             workers: Vec::new(),
@@ -89,7 +97,7 @@ fn what_the_guest_sends_is_shown_in_order() {
 #[test]
 fn what_is_typed_waits_for_room() {
     let mut test = Test::new();
-    test.typed.write_all(b"typed").unwrap();
+    test.typed.type_in(b"typed");
     if !test.start() {
         return;
     }
@@ -103,6 +111,8 @@ fn what_is_typed_waits_for_room() {
     let mut bytes = [0; 3];
     test.ram.memory().read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
     assert_eq!(&bytes, b"typ");
+    assert!(test.typed.drained().is_raised());
+    assert_eq!((test.typed.room(), test.typed.some().is_raised()), (4096, false));
 }
 
 #[test]
@@ -123,21 +133,30 @@ fn a_reader_who_takes_nothing_does_not_hold_up_a_reset() {
 }
 
 #[test]
-fn input_that_has_ended_is_no_work() {
+fn no_more_is_typed_than_there_is_room_for() {
+    let keyboard = Keyboard::new().unwrap();
+    keyboard.type_in(&[b'x'; 5000]);
+    assert_eq!((keyboard.room(), keyboard.take(5000).len()), (0, 4096));
+    assert!(keyboard.drained().take() && !keyboard.some().is_raised());
+    assert!(keyboard.take(1).is_empty());
+    assert!(!keyboard.drained().is_raised(), "told once");
+}
+
+#[test]
+fn without_a_reader_all_is_kept() {
     let mut test = Test::new();
-    describe(test.ram.memory(), LAYOUT.descriptors, 0, 0x8000, 3, WRITE, 0);
-    publish(test.ram.memory(), LAYOUT, 0);
-    let (closed, _) = rustix::pipe::pipe().unwrap();
-    test.console = Console::new(Some(closed), rustix::pipe::pipe().unwrap().1).unwrap();
+    let recent = Arc::new(Recent::new().unwrap());
+    let output = ConsoleOutput::new(None, None, &recent).unwrap();
+    test.console = Console::new(Arc::clone(&test.typed), output).unwrap();
+    test.ram.memory().write_slice(&[b'x'; 0x2000], GuestAddress(0x8000)).unwrap();
+    describe(test.ram.memory(), SENDS.descriptors, 0, 0x8000, 0x2000, 0, 0);
+    publish(test.ram.memory(), SENDS, 0);
+    publish(test.ram.memory(), SENDS, 0);
     if !test.start() {
         return;
     }
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !test.console.0.ended.load(Ordering::Relaxed) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(test.console.0.ended.load(Ordering::Relaxed));
-    assert_eq!(used(test.ram.memory(), LAYOUT), []);
+    assert_eq!(test.used(SENDS, 2), [(0, 0), (0, 0)]);
+    assert_eq!(recent.read(0, 0x10000), (0, vec![b'x'; 0x4000]));
 }
 
 proptest! {
@@ -147,7 +166,7 @@ proptest! {
     #[test]
     fn rings_of_noise_end_in_a_reset_at_the_worst(noise in vec(any::<u8>(), 0x6000), lengths in vec(0_u32..70000, 16)) {
         let mut test = Test::new();
-        test.typed.write_all(b"something").unwrap();
+        test.typed.type_in(b"something");
         test.ram.memory().write_slice(&noise, GuestAddress(0x1000)).unwrap();
         for (index, length) in (0..).zip(lengths) {
             let flags = u16::from(noise[usize::from(index)]) & 7;

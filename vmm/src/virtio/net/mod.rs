@@ -8,7 +8,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod user;
-pub(super) mod vhost;
+mod vhost;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,6 +21,7 @@ use tap::Tap;
 use user::Pair;
 use vhost::VhostNet;
 
+use super::vhost::Tables;
 use super::{
     ActivateError, Activation, ActiveQueue, Class, Interrupts, VirtioDevice, Worker, feature as ring_feature,
 };
@@ -118,7 +119,7 @@ pub struct Net {
     taps: Vec<Arc<Tap>>,
     /// One for each tap, or none at all.
     vhost: Vec<VhostNet>,
-    tables: Arc<vhost::Tables>,
+    tables: Arc<Tables>,
     watch: Option<Arc<LinkWatch>>,
     shared: Arc<Shared>,
 }
@@ -175,7 +176,7 @@ impl Net {
             let Some(queues) = pair_of(activation, index)? else { continue };
             vhost.begin(&self.tables, activation.features, &activation.memory).map_err(failed)?;
             for (ring, queue) in (0..).zip(queues) {
-                let (call, error) = supervisor.watch_ring(&queue).map_err(failed)?;
+                let (call, error) = supervisor.signals.of_ring(&queue).map_err(failed)?;
                 vhost.ring(ring, &queue, &call, &error).map_err(failed)?;
             }
             vhost.connect(Some(tap)).map_err(failed)?;
@@ -324,6 +325,10 @@ impl VirtioDevice for Net {
 
     fn go_on(&mut self) -> io::Result<()> {
         self.vhost.iter().zip(&self.taps).try_for_each(|(vhost, tap)| vhost.go_on(tap))
+    }
+
+    fn in_kernel(&self) -> bool {
+        !self.vhost.is_empty()
     }
 
     fn report(&self) -> Option<String> {

@@ -1,7 +1,6 @@
 //! The thread that waits for what is rare: commands, errors of vhost, a tap that vanishes. It relays vhost's calls where the
 //! guest uses the pin.
 
-use std::io;
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
@@ -11,8 +10,8 @@ use super::link_watch::LinkWatch;
 use super::tap::Tap;
 use super::{Shared, control};
 use crate::memory::GuestRam;
-use crate::virtio::{Activation, ActiveQueue, Interrupts, QueueInterrupt, Stop, Wake};
-use crate::vm::Signal;
+use crate::virtio::vhost::Signals;
+use crate::virtio::{Activation, ActiveQueue, Interrupts, Stop, Wake};
 
 pub(super) struct Supervisor {
     label: String,
@@ -22,8 +21,7 @@ pub(super) struct Supervisor {
     interrupts: Arc<Interrupts>,
     pub(super) control: Option<ActiveQueue>,
     watch: Option<Arc<LinkWatch>>,
-    errors: Vec<Arc<Signal>>,
-    relays: Vec<(Arc<Signal>, QueueInterrupt)>,
+    pub(super) signals: Signals,
 }
 
 impl Supervisor {
@@ -42,24 +40,8 @@ impl Supervisor {
             interrupts: Arc::clone(&activation.interrupts),
             control: None,
             watch: watch.cloned(),
-            errors: Vec::new(),
-            relays: Vec::new(),
+            signals: Signals::default(),
         }
-    }
-
-    /// What vhost is to signal for a ring: that something is used, and that the ring is broken.
-    pub(super) fn watch_ring(&mut self, queue: &ActiveQueue) -> io::Result<(Arc<Signal>, Arc<Signal>)> {
-        let error = Arc::new(Signal::new()?);
-        self.errors.push(Arc::clone(&error));
-        let call = match queue.interrupt.direct() {
-            Some(signal) => signal,
-            None => {
-                let signal = Arc::new(Signal::new()?);
-                self.relays.push((Arc::clone(&signal), queue.interrupt.clone()));
-                signal
-            }
-        };
-        Ok((call, error))
     }
 
     pub(super) fn serve(mut self, stop: &Stop) {
@@ -68,8 +50,7 @@ impl Supervisor {
             let watch = self.watch.as_ref().filter(|_| tap_is_there);
             let mut fds: Vec<_> = watch.map(|watch| (watch.as_fd(), PollFlags::IN)).into_iter().collect();
             fds.extend(self.control.iter().map(|queue| (queue.kick.fd(), PollFlags::IN)));
-            fds.extend(self.errors.iter().map(|signal| (signal.fd(), PollFlags::IN)));
-            fds.extend(self.relays.iter().map(|(signal, _)| (signal.fd(), PollFlags::IN)));
+            fds.extend(self.signals.fds().map(|fd| (fd, PollFlags::IN)));
             let watch = watch.map(Arc::clone);
             let ready = match stop.wait(&fds) {
                 Ok(Wake::Ready(ready)) => ready,
@@ -83,14 +64,8 @@ impl Supervisor {
                     self.tap_is_gone();
                 }
             }
-            if self.errors.iter().any(|signal| signal.take()) {
-                self.errors.clear();
+            if self.signals.take() {
                 self.interrupts.fail("vhost-net finds a ring or a packet in it malformed");
-            }
-            for (signal, interrupt) in &self.relays {
-                if signal.take() {
-                    interrupt.signal();
-                }
             }
             if let Some(queue) = self.control.as_mut().filter(|queue| queue.kick.take())
                 && let Err(broken) = control::serve(queue, self.ram.memory(), &self.taps, &self.shared)

@@ -28,7 +28,8 @@ use common::{Common, Status};
 use doorbells::Doorbells;
 
 use super::interrupts::Interrupts;
-use super::{Activation, ActiveQueue, Ring, VirtioDevice, Worker, feature};
+use super::scsi::Medium;
+use super::{Activation, ActiveQueue, MediumChange, Ring, VirtioDevice, Worker, feature};
 use crate::memory::GuestRam;
 use crate::pci::config_space::{command, offset};
 use crate::pci::{BarSpec, ConfigEffect, ConfigSpace, LayoutError, PciDevice, Window};
@@ -147,6 +148,7 @@ impl VirtioFunction {
             counters: counted.map(|(name, value)| (name.to_owned(), value)).collect(),
             link: state.device.link(),
             interrupts: self.interrupts.raised(),
+            interrupts_in_kernel: state.device.in_kernel() && self.interrupts.by_vectors(),
             passthrough: false,
         }
     }
@@ -154,6 +156,11 @@ impl VirtioFunction {
     /// Plugs the device's cable in or pulls it; false where it has none.
     pub fn set_link(&self, up: bool) -> bool {
         self.lock().device.set_link(up)
+    }
+
+    /// Puts a medium into the device's drive, or takes the one there out.
+    pub fn change_medium(&self, medium: Option<Medium>, force: bool) -> MediumChange {
+        self.lock().device.change_medium(medium, force)
     }
 
     /// Asks the workers to rest. The vCPUs must have stopped: one that waits for this device would hold its lock.

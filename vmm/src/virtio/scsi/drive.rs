@@ -1,9 +1,9 @@
 //! The CD drive: what each command does (SPC-4, SBC-3, MMC-6).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{CDB, answers};
-use crate::disk::DiskImage;
+use super::{CDB, Medium, answers};
 
 /// Bytes of a block, on each CD and DVD with data.
 pub(super) const BLOCK: u64 = 2048;
@@ -16,6 +16,7 @@ pub(super) struct Sense(pub(super) u8, pub(super) u8, pub(super) u8);
 
 impl Sense {
     pub(super) const NOTHING: Self = Self(0x00, 0x00, 0x00);
+    pub(super) const EMPTY: Self = Self(0x02, 0x3a, 0x01);
     pub(super) const NO_MEDIUM: Self = Self(0x02, 0x3a, 0x02);
     pub(super) const UNREADABLE: Self = Self(0x03, 0x11, 0x00);
     pub(super) const UNKNOWN_COMMAND: Self = Self(0x05, 0x20, 0x00);
@@ -23,6 +24,7 @@ impl Sense {
     pub(super) const INVALID_FIELD: Self = Self(0x05, 0x24, 0x00);
     pub(super) const NO_SUCH_UNIT: Self = Self(0x05, 0x25, 0x00);
     pub(super) const LOCKED: Self = Self(0x05, 0x53, 0x02);
+    pub(super) const MEDIUM_CHANGED: Self = Self(0x06, 0x28, 0x00);
     pub(super) const WRITE_PROTECTED: Self = Self(0x07, 0x27, 0x00);
 
     /// Fixed format (SPC-4, 4.5.3).
@@ -52,13 +54,34 @@ pub(super) enum Reply {
 
 /// The drive and what lies in it.
 pub(super) struct Drive {
-    image: Box<dyn DiskImage>,
     serial: String,
-    open: AtomicBool,
-    locked: AtomicBool,
-    /// The medium came or went, and nobody has asked since.
-    changed: AtomicBool,
+    tray: Mutex<Tray>,
 }
+
+#[derive(Default)]
+struct Tray {
+    medium: Option<Arc<Medium>>,
+    open: bool,
+    /// The guest does not let it be opened.
+    locked: bool,
+    /// The medium came or went, and nobody has asked for events since.
+    changed: bool,
+    /// It is another one, and the guest has not been told.
+    attention: bool,
+    /// Somebody outside has pressed the button of a drive that is locked.
+    pressed: bool,
+}
+
+impl Tray {
+    /// What can be read.
+    fn medium(&self) -> Option<&Arc<Medium>> {
+        self.medium.as_ref().filter(|_| !self.open)
+    }
+}
+
+/// The guest has locked the drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Locked;
 
 /// A command descriptor block, with zeroes behind it.
 #[derive(Clone, Copy)]
@@ -81,32 +104,61 @@ impl Cdb<'_> {
 }
 
 impl Drive {
-    pub(super) fn new(image: Box<dyn DiskImage>, serial: &str) -> Self {
+    pub(super) fn new(medium: Medium, serial: &str) -> Self {
         let serial = serial.chars().filter(char::is_ascii_graphic).take(20).collect();
-        let [open, locked, changed] = [(); 3].map(|()| AtomicBool::new(false));
-        Self { image, serial, open, locked, changed }
+        let tray = Tray { medium: Some(Arc::new(medium)), ..Tray::default() };
+        Self { serial, tray: Mutex::new(tray) }
+    }
+
+    fn tray(&self) -> MutexGuard<'_, Tray> {
+        self.tray.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What can be read now.
+    pub(super) fn medium(&self) -> Option<Arc<Medium>> {
+        self.tray().medium().map(Arc::clone)
     }
 
     /// The medium's blocks; what is behind the image's end in the last one is zeroes.
     pub(super) fn blocks(&self) -> u64 {
-        self.image.size().div_ceil(BLOCK)
+        self.medium().map_or(0, |medium| medium.image.size().div_ceil(BLOCK))
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
+        self.tray().open
     }
 
     pub(super) fn unlock(&self) {
-        self.locked.store(false, Ordering::Release);
+        self.tray().locked = false;
+    }
+
+    /// Somebody outside puts another medium in and closes the tray, or takes the one that is there and leaves it open. A guest
+    /// that has locked the drive is asked to let go, unless it is forced.
+    pub(super) fn change(&self, medium: Option<Medium>, force: bool) -> Result<(), Locked> {
+        let mut tray = self.tray();
+        if tray.locked && !tray.open && !force {
+            tray.pressed = true;
+            return Err(Locked);
+        }
+        *tray = Tray {
+            open: medium.is_none(),
+            changed: true,
+            attention: medium.is_some(),
+            medium: medium.map(Arc::new),
+            ..Tray::default()
+        };
+        Ok(())
     }
 
     /// Bytes of the medium.
-    pub(super) fn read(&self, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-        let inside = usize::try_from(self.image.size().saturating_sub(offset)).unwrap_or(usize::MAX);
+    pub(super) fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        // It may have gone since the command was looked at.
+        let medium = self.medium().ok_or(io::ErrorKind::NotFound)?;
+        let inside = usize::try_from(medium.image.size().saturating_sub(offset)).unwrap_or(usize::MAX);
         let inside = inside.min(bytes.len());
         let (stored, behind) = bytes.split_at_mut_checked(inside).unwrap_or_default();
         behind.fill(0);
-        self.image.read_at(stored, offset)
+        medium.image.read_at(stored, offset)
     }
 
     /// Does the command for the unit of this number. What is read is for the caller to fetch.
@@ -115,12 +167,16 @@ impl Drive {
             0x12 => self.inquiry(unit, cdb),
             0xa0 => Ok(cut(answers::units(), cdb.room(6, 4))),
             _ if unit != 0 => Err(Sense::NO_SUCH_UNIT),
+            // Not said to these (SPC-4, 5.14; MMC-6, 4.1.6).
+            command if !matches!(command, 0x03 | 0x46 | 0x4a) && self.take_attention() => {
+                Err(Sense::MEDIUM_CHANGED)
+            }
             0x03 => Ok(cut(Sense::NOTHING.bytes().to_vec(), cdb.room(4, 1))),
             0x1a => answers::mode(cdb.byte(2), self.is_locked(), false).map(|data| cut(data, cdb.room(4, 1))),
             0x5a => answers::mode(cdb.byte(2), self.is_locked(), true).map(|data| cut(data, cdb.room(7, 2))),
             0x1b => self.start_stop(cdb.byte(4)),
             0x1e => {
-                self.locked.store(cdb.byte(4) & 1 != 0, Ordering::Release);
+                self.tray().locked = cdb.byte(4) & 1 != 0;
                 Ok(Reply::Done)
             }
             0x46 => {
@@ -129,7 +185,9 @@ impl Drive {
             }
             0x4a => self.events(cdb),
             0xbd => Ok(cut(answers::mechanism(self.is_open()), cdb.room(8, 2))),
-            _ if self.is_open() && of_medium(cdb.byte(0)) => Err(Sense::NO_MEDIUM),
+            command if of_medium(command) && self.medium().is_none() => {
+                Err(if self.is_open() { Sense::NO_MEDIUM } else { Sense::EMPTY })
+            }
             // FORMAT UNIT, and all that writes.
             0x04 | 0x0a | 0x2a | 0x2e | 0x41 | 0x8a | 0x93 | 0xaa => Err(Sense::WRITE_PROTECTED),
             0x00 | 0x2b | 0x2f => Ok(Reply::Done),
@@ -158,7 +216,11 @@ impl Drive {
     }
 
     fn is_locked(&self) -> bool {
-        self.locked.load(Ordering::Acquire)
+        self.tray().locked
+    }
+
+    fn take_attention(&self) -> bool {
+        std::mem::take(&mut self.tray().attention)
     }
 
     /// What lies in the drive (MMC-6, 5.3.1): a CD-ROM, or what is larger than one, or nothing.
@@ -166,8 +228,8 @@ impl Drive {
         /// 80 minutes of 75 blocks a second.
         const LARGEST_CD: u64 = 80 * 60 * 75;
         match self.blocks() {
-            _ if self.is_open() => 0,
-            ..=LARGEST_CD => 0x08,
+            0 => 0,
+            1..=LARGEST_CD => 0x08,
             _ => 0x10,
         }
     }
@@ -187,13 +249,13 @@ impl Drive {
     fn start_stop(&self, how: u8) -> Result<Reply, Sense> {
         // A power condition is none of ours.
         if how >> 4 == 0 && how & 2 != 0 {
+            let mut tray = self.tray();
             let opens = how & 1 == 0;
-            if opens && self.is_locked() {
+            if opens && tray.locked {
                 return Err(Sense::LOCKED);
             }
-            if self.open.swap(opens, Ordering::AcqRel) != opens {
-                self.changed.store(true, Ordering::Release);
-            }
+            tray.changed |= tray.open != opens;
+            tray.open = opens;
         }
         Ok(Reply::Done)
     }
@@ -208,13 +270,15 @@ impl Drive {
             // No event of these classes, and which ones there are.
             return Ok(cut(vec![0, 2, 0x80, MEDIUM], cdb.room(7, 2)));
         }
-        let changed = self.changed.swap(false, Ordering::AcqRel);
-        let (event, status) = match (changed, self.is_open()) {
-            (true, false) => (2, 2),
-            (true, true) => (3, 1),
-            (false, true) => (0, 1),
-            (false, false) => (0, 2),
+        let mut tray = self.tray();
+        let (changed, pressed) = (std::mem::take(&mut tray.changed), std::mem::take(&mut tray.pressed));
+        let event = match (changed, tray.medium()) {
+            _ if pressed => 1,
+            (true, Some(_)) => 2,
+            (true, None) => 3,
+            (false, _) => 0,
         };
+        let status = u8::from(tray.open) | u8::from(tray.medium().is_some()) << 1;
         Ok(cut(vec![0, 6, 4, MEDIUM, event, status, 0, 0], cdb.room(7, 2)))
     }
 

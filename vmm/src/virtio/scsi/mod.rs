@@ -1,7 +1,8 @@
 //! A SCSI host (virtio 1.2, 5.6) with one CD drive at target 0: where installers that look for `/dev/sr0` or `/dev/cd0` find
 //! their medium.
 //!
-//! One thread serves all queues. The medium is read only; a guest can eject it and load it again.
+//! One thread serves all queues. The medium is read only; a guest can eject it and load it again, and it can be changed from
+//! outside.
 
 mod answers;
 mod drive;
@@ -13,8 +14,8 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use self::drive::Drive;
-use super::{ActivateError, Activation, Class, VirtioDevice, Worker, feature};
+use self::drive::{Drive, Locked};
+use super::{ActivateError, Activation, Class, MediumChange, VirtioDevice, Worker, feature};
 use crate::disk::DiskImage;
 
 /// Commands are looked at so far, whatever `cdb_size` the driver chooses.
@@ -36,6 +37,14 @@ const PER_UNIT: u32 = 64;
 const AT_SENSE_SIZE: u16 = 20;
 const AT_CDB_SIZE: u16 = 24;
 
+/// What lies in a drive.
+pub struct Medium {
+    /// Its content.
+    pub image: Box<dyn DiskImage>,
+    /// Where that is, for people.
+    pub path: String,
+}
+
 /// The device: a SCSI host and its one drive.
 pub struct CdDrive {
     shared: Arc<Shared>,
@@ -52,16 +61,15 @@ pub(super) struct Sizes {
 /// What the thread and the device share.
 struct Shared {
     drive: Drive,
-    path: String,
     served: AtomicU64,
     failed: AtomicU64,
 }
 
 impl CdDrive {
-    /// A drive with `image` in it, which is at `path`. Of `serial` at most 20 bytes count.
-    pub fn new(image: Box<dyn DiskImage>, serial: &str, path: String) -> Self {
-        let drive = Drive::new(image, serial);
-        let shared = Shared { drive, path, served: AtomicU64::new(0), failed: AtomicU64::new(0) };
+    /// A drive with `medium` in it. Of `serial` at most 20 bytes count.
+    pub fn new(medium: Medium, serial: &str) -> Self {
+        let drive = Drive::new(medium, serial);
+        let shared = Shared { drive, served: AtomicU64::new(0), failed: AtomicU64::new(0) };
         Self { shared: Arc::new(shared), sizes: Sizes { sense: SENSE_SIZE, cdb: CDB_SIZE } }
     }
 
@@ -128,8 +136,16 @@ impl VirtioDevice for CdDrive {
 
     fn report(&self) -> Option<String> {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let tray = if self.shared.drive.is_open() { ", ejected" } else { "" };
+        let inside = self.shared.drive.medium();
+        let inside = inside.map_or_else(|| "ejected".to_owned(), |medium| medium.path.clone());
         let (served, failed) = (count(&self.shared.served), count(&self.shared.failed));
-        Some(format!("{served} requests served, {failed} of them failed{tray}"))
+        Some(format!("{served} requests served, {failed} of them failed; in it: {inside}"))
+    }
+
+    fn change_medium(&mut self, medium: Option<Medium>, force: bool) -> MediumChange {
+        match self.shared.drive.change(medium, force) {
+            Ok(()) => MediumChange::Done,
+            Err(Locked) => MediumChange::Locked,
+        }
     }
 }

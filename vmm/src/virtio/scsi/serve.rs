@@ -40,11 +40,13 @@ impl Server {
     }
 
     fn request(&self, chain: &Chain) -> Result<u32, Broken> {
-        let Shared { drive, path, served, failed } = &*self.shared;
+        let Shared { drive, served, failed } = &*self.shared;
         let (written, error) = request::serve(drive, self.sizes, chain, self.memory.memory())?;
         served.fetch_add(1, Ordering::Relaxed);
         if let Some(error) = error {
             failed.fetch_add(1, Ordering::Relaxed);
+            let medium = drive.medium();
+            let path = medium.as_ref().map_or("its medium", |medium| &medium.path);
             tracing::warn!("{}: reading {path} failed: {error}", self.interrupts.label());
         }
         Ok(written)

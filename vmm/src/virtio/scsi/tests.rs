@@ -53,8 +53,12 @@ impl DiskImage for Fake {
     }
 }
 
+fn medium() -> Medium {
+    Medium { image: Box::new(Fake), path: "cd.iso".into() }
+}
+
 fn drive() -> Drive {
-    Drive::new(Box::new(Fake), "install")
+    Drive::new(medium(), "install")
 }
 
 fn asked(drive: &Drive, unit: u16, command: &[u8]) -> Reply {
@@ -213,7 +217,7 @@ fn tasks_are_managed() {
 
 #[test]
 fn the_driver_chooses_how_long_its_parts_are() {
-    let mut device = CdDrive::new(Box::new(Fake), "install", "cd.iso".into());
+    let mut device = CdDrive::new(medium(), "install");
     let read = |device: &CdDrive, at: u16| {
         let mut word = [0; 4];
         device.read_config(at, &mut word);
@@ -252,4 +256,40 @@ proptest! {
         }
         let _ = request::control(&chain, &memory);
     }
+}
+
+const READY: &[u8] = &[0x00];
+const EVENTS: &[u8] = &[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8, 0];
+
+#[test]
+fn a_medium_that_is_changed_from_outside_is_told_once() {
+    let drive = drive();
+    assert_eq!(drive.change(None, false), Ok(()));
+    assert_eq!(asked(&drive, 0, READY), Reply::Refused(Sense::NO_MEDIUM));
+    assert_eq!(data(&drive, EVENTS)[4..6], [3, 1]);
+    // Nothing lies on the tray that is closed now.
+    assert_eq!(asked(&drive, 0, &[0x1b, 0, 0, 0, 3, 0]), Reply::Done);
+    assert_eq!(asked(&drive, 0, READY), Reply::Refused(Sense::EMPTY));
+    assert_eq!(data(&drive, EVENTS)[4..6], [3, 0]);
+    assert_eq!(drive.change(Some(medium()), false), Ok(()));
+    assert_eq!(data(&drive, EVENTS)[4..6], [2, 2]);
+    assert_eq!(asked(&drive, 0, READY), Reply::Refused(Sense::MEDIUM_CHANGED));
+    assert_eq!(asked(&drive, 0, READY), Reply::Done);
+    assert_eq!(data(&drive, EVENTS)[4..6], [0, 2]);
+}
+
+#[test]
+fn a_drive_that_the_guest_has_locked_is_left_to_it_unless_forced() {
+    let drive = drive();
+    asked(&drive, 0, &[0x1e, 0, 0, 0, 1, 0]);
+    assert_eq!(drive.change(None, false), Err(Locked));
+    assert_eq!(drive.change(Some(medium()), false), Err(Locked));
+    assert_eq!(asked(&drive, 0, READY), Reply::Done);
+    // The guest is asked to let go, once.
+    assert_eq!(data(&drive, EVENTS)[4..6], [1, 2]);
+    assert_eq!(data(&drive, EVENTS)[4..6], [0, 2]);
+    assert_eq!(drive.change(None, true), Ok(()));
+    assert_eq!(asked(&drive, 0, READY), Reply::Refused(Sense::NO_MEDIUM));
+    let mut bytes = [0; 4];
+    assert_eq!(drive.read(&mut bytes, 0).unwrap_err().kind(), io::ErrorKind::NotFound);
 }

@@ -1,0 +1,118 @@
+//! Daemons and guests that are killed.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::appliance::{Appliance, file, guest, kill_and_wait};
+use crate::machine::{available, wait_until};
+
+/// Numbers that look drawn, the same in each run.
+struct Drawn(u64);
+
+impl Drawn {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+#[test]
+fn a_daemon_killed_fifty_times_loses_no_guest_and_starts_none_twice() {
+    if !available() {
+        return;
+    }
+    let appliance = Appliance::new(&file(&[
+        guest("first", "halt", "autostart: true"),
+        guest("second", "halt", "autostart: true"),
+        guest("third", "halt", "autostart: true, depends-on: [first]"),
+    ]));
+    let words = ["--restart-after", "1", "--restart-limit", "1000"];
+    let daemon = appliance.daemon(&words);
+    let first = appliance.wait_for(&["first", "second", "third"]);
+    daemon.kill();
+    let mut drawn = Drawn(0x7468_726f_7567_6877);
+    for round in 0..50 {
+        // That one is being started again while the daemon is killed.
+        let victim = ["second", "third"][round % 2];
+        if let Some(pid) = appliance.processes().get(victim) {
+            kill_and_wait(*pid);
+        }
+        let daemon = appliance.daemon(&words);
+        std::thread::sleep(Duration::from_millis(drawn.below(250)));
+        appliance.processes();
+        daemon.kill();
+        let now = appliance.processes();
+        assert_eq!(now.get("first"), first.get("first"), "round {round}: it was never touched");
+    }
+    let mut daemon = appliance.daemon(&words);
+    let last = appliance.wait_for(&["first", "second", "third"]);
+    assert_eq!(last.get("first"), first.get("first"));
+    assert_eq!(appliance.processes(), last);
+    daemon.wait_for("Guest `first` runs");
+    daemon.signal(Signal::INT);
+    daemon.end();
+    assert_eq!(appliance.running(), last, "they go on without a daemon");
+}
+
+#[test]
+fn guests_that_are_killed_come_back_and_nothing_is_left_of_them() {
+    if !available() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let bridge = "host: {iommu: optional, interrupt-remapping: optional}\nnetworks:\n  br0: {type: bridge}\n";
+    let guests = file(&[
+        guest("one", "halt", "autostart: true, nics: {lan: {network: br0}}"),
+        guest("two", "halt", "autostart: true, restart: no"),
+    ]);
+    let appliance = Appliance::new(&format!("{guests}{bridge}"));
+    let daemon = appliance.daemon_alone(&["--restart-after", "1", "--restart-limit", "1000"]);
+    appliance.wait_for(&["one", "two"]);
+    let links = || fs::read_to_string(format!("/proc/{}/net/dev", daemon.pid())).unwrap().lines().count();
+    let claims = || {
+        let folder = fs::read_dir(appliance.path("state/claims")).unwrap().flatten();
+        folder.filter(|entry| entry.file_name().to_string_lossy().ends_with(".json")).count()
+    };
+    let folders = || fs::read_dir(appliance.path("run")).unwrap().count();
+    let counted = || (daemon.descriptors(), links(), claims(), folders());
+    std::thread::sleep(Duration::from_secs(1));
+    let before = counted();
+    for _ in 0..10 {
+        let pid = appliance.running()["one"];
+        kill_and_wait(pid);
+        wait_until("it is back", || appliance.running().get("one").is_some_and(|now| *now != pid));
+    }
+    wait_until("all is as before", || counted() == before);
+    kill_and_wait(appliance.running()["two"]);
+    wait_until("its file says no", || daemon.log().contains("Guest `two` stays off"));
+    assert!(!appliance.running().contains_key("two"));
+}
+
+#[test]
+fn what_happened_without_a_daemon_is_judged_by_the_next() {
+    if !available() {
+        return;
+    }
+    let appliance = Appliance::new(&file(&[
+        guest("crashed", "halt", "autostart: true"),
+        guest("off", "button", "autostart: true"),
+        guest("stays", "halt", "autostart: true"),
+        guest("stopped", "halt", "autostart: true, restart: always"),
+    ]));
+    let daemon = appliance.daemon(&[]);
+    let before = appliance.wait_for(&["crashed", "off", "stays", "stopped"]);
+    daemon.kill();
+    kill_and_wait(before["crashed"]);
+    appliance.vm(&["power-button", "off"]);
+    appliance.vm(&["stop", "stopped", "--timeout", "0"]);
+    wait_until("it is off", || !appliance.processes().contains_key("off"));
+    let mut daemon = appliance.daemon(&["--restart-after", "1"]);
+    daemon.wait_for("Guest `off` has ended: it powered off");
+    let after = appliance.wait_for(&["crashed", "stays"]);
+    assert_eq!(after["stays"], before["stays"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(appliance.processes().len(), 2);
+}
