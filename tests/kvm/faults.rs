@@ -22,11 +22,11 @@ fn descriptors_that_run_out_anywhere_are_one_error() {
         return;
     }
     let guest = Guest { cpus: "2", ..Guest::new("test=hello") };
-    let mut worked = 0;
+    let mut first = None;
     for most in 4..48 {
         let ended = limited(&guest, &format!("-n {most}"));
         match ended.code {
-            Some(0) => worked += 1,
+            Some(0) => _ = first.get_or_insert(most),
             // The file, or the kernel, could not be opened.
             Some(1 | 3) => assert!(
                 ended.log.lines().count() == 1 && ended.log.contains("Too many open files"),
@@ -35,9 +35,14 @@ fn descriptors_that_run_out_anywhere_are_one_error() {
             ),
             _ => panic!("{most} descriptors: {ended:?}"),
         }
-        assert!(worked == 0 || ended.code == Some(0), "{most} descriptors: {}", ended.log);
+        // At the edge it depends on which of two threads, that each open things for a moment, is first.
+        assert!(
+            first.is_none_or(|first| most < first + 4) || ended.code == Some(0),
+            "{most} descriptors: {}",
+            ended.log
+        );
     }
-    assert!(worked > 0, "47 descriptors are enough");
+    assert!(first.is_some_and(|first| first < 43), "47 descriptors are enough, and not by luck: {first:?}");
 }
 
 #[test]
