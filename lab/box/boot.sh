@@ -54,7 +54,7 @@ while read -r name seconds; do
     mkdir -p "/share/out/$name"
     export LAB_OUT=/share/out/$name LAB_NAME=$name
     # By its path: busybox would run a shell of its own, with its own ip.
-    timeout -k 5 "$seconds" /usr/bin/dash "/share/scenarios/$name.sh" >"$LAB_OUT/log" 2>&1 </dev/null
+    timeout -k 5 "$seconds" /usr/bin/dash "/share/scenarios/$name.sh" >>"$LAB_OUT/log" 2>&1 </dev/null
     status=$?
     dmesg >"$LAB_OUT/dmesg" 2>&1
     reset_box >"$LAB_OUT/reset" 2>&1

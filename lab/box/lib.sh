@@ -197,7 +197,25 @@ guest_up_or_gone() { guest_said "$1" "@@up" || ! guest_running "$1"; }
 # guest_up NAME [SECONDS]: waits until the guest is in user space.
 guest_up() {
     retry "${2:-100}" guest_up_or_gone "$1"
-    guest_running "$1" && guest_said "$1" "@@up"
+    guest_running "$1" && guest_said "$1" "@@up" && return
+    guest_why "$1" >>"$LAB_OUT/log" 2>&1
+    return 1
+}
+
+# guest_why NAME: what there is to know of a guest that does not come up: where its VMM's threads are, and what KVM counts.
+guest_why() {
+    echo "Guest $1 is not up. Its console and its VMM's log end with:"
+    tail -n 5 "$LAB_OUT/$1.console" "$LAB_OUT/$1.err"
+    if ! guest_running "$1"; then
+        echo "Its VMM ended with $(cat "/run/guest-$1/status")."
+        return
+    fi
+    for lab_task in /proc/"$(guest_pid "$1")"/task/*; do
+        echo "$(cat "$lab_task/comm"): $(cut -d ' ' -f 3,14,15 "$lab_task/stat"), $(head -n 3 "$lab_task/stack" | tr '\n' ' ')"
+    done
+    timeout 5 throughway vm stats "$1"
+    sleep 2
+    timeout 5 throughway vm stats "$1"
 }
 
 # guest_run NAME COMMAND [SECONDS]: runs a shell command in the guest, prints what it prints, returns its status.

@@ -1,7 +1,8 @@
 //! Files that must survive a power cut, and folders of them.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,10 +11,14 @@ use serde::de::DeserializeOwned;
 
 /// Writes a value as JSON so that from here on it is there: whole, or as it was before.
 pub(super) fn keep(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write_whole(path, 0o666, &serde_json::to_vec_pretty(value)?)
+}
+
+/// Writes a file, with the mode where it is new, so that from here on it is there: whole, or as it was before.
+pub(crate) fn write_whole(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let text = serde_json::to_vec_pretty(value)?;
-    let mut file = File::create(&fresh)?;
-    file.write_all(&text)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&fresh)?;
+    file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
     sync_folder(path)

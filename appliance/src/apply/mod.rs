@@ -45,6 +45,7 @@ pub use claim::{Claim, Holder};
 pub use guest::{Applied, apply, extend, give_back, restore};
 pub(crate) use history::now;
 pub use history::{History, Record, State, as_done, current, originals};
+pub(crate) use keep::write_whole;
 pub(crate) use ledger::file_name;
 pub use ledger::{Ledger, Lock};
 pub use restart::after_restart;

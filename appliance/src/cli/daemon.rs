@@ -13,7 +13,7 @@ use super::exit::Exit;
 use super::failure::{Failure, ended};
 use super::{RunDirOption, StateDir};
 use crate::control::{RunDir, usual_logs};
-use crate::daemon::{self, NotAlone, Only, Options, Pace, daemon_of};
+use crate::daemon::{self, Only, Options, Pace, daemon_of};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -53,10 +53,7 @@ fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let running = RunDir::at(&absolute(arguments.running.folder().path())?);
     let state = absolute(&arguments.state.state_dir)?;
     running.make_notes().map_err(Failure::Refused)?;
-    let only = Only::take(&state, &running.notes_folder()).map_err(|error| match error {
-        NotAlone::Another { .. } => Failure::Refused(error.into()),
-        NotAlone::Failed(error) => Failure::Refused(error),
-    })?;
+    let only = Only::take(&state, &running.notes_folder()).map_err(|error| Failure::Refused(error.into()))?;
     let pace = Pace {
         first: Duration::from_millis(arguments.restart_after),
         limit: arguments.restart_limit,

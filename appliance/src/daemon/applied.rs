@@ -1,14 +1,12 @@
 //! The file that holds: what was applied last, by anybody. What is on disk beside it is no wish yet.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::apply::{self, History};
+use crate::apply::{self, History, write_whole};
 use crate::config::{self, Document, Vm};
 
 /// What of it the daemon needs.
@@ -36,7 +34,11 @@ pub(super) fn read(state: &Path) -> anyhow::Result<Applied> {
     }
     let config =
         config.with_context(|| format!("Change {}: its file cannot be read any more", current.id))?;
-    write(&copy(state), &document.text)?;
+    let copied = copy(state);
+    if !fs::read_to_string(&copied).is_ok_and(|now| now == document.text) {
+        write_whole(&copied, 0o600, document.text.as_bytes())
+            .with_context(|| format!("Writing {}", copied.display()))?;
+    }
     let folder = current.file.as_deref().and_then(Path::parent).map(Path::to_owned);
     Ok(Applied { text: Some(document.text), file: current.file.clone(), folder, vms: config.vms })
 }
@@ -44,16 +46,4 @@ pub(super) fn read(state: &Path) -> anyhow::Result<Applied> {
 /// The copy.
 pub(super) fn copy(state: &Path) -> PathBuf {
     state.join("applied.yaml")
-}
-
-/// Whole, or as it was before.
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    if fs::read_to_string(path).is_ok_and(|now| now == text) {
-        return Ok(());
-    }
-    let fresh = path.with_extension("new");
-    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh);
-    file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&fresh, path))
-        .with_context(|| format!("Writing {}", path.display()))
 }

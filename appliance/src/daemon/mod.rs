@@ -18,6 +18,7 @@ mod supervisor;
 mod watch;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::Context as _;
 use tokio::runtime;
@@ -70,14 +71,14 @@ async fn supervise(options: Options) -> anyhow::Result<Finish> {
     let mut stop = catch(SignalKind::terminate())?;
     let mut leave = catch(SignalKind::interrupt())?;
     let mut reload = catch(SignalKind::hangup())?;
-    let manager = Manager::of_this_process();
+    let manager = Rc::new(Manager::of_this_process());
     let mut watchdog = manager.watchdog().map(|often| {
         let mut ticks = interval(often);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     });
-    let mut supervisor = Supervisor::new(options, Manager::of_this_process());
-    spawn_local(tell(supervisor.views(), Manager::of_this_process()));
+    let mut supervisor = Supervisor::new(options, Rc::clone(&manager));
+    spawn_local(tell(supervisor.views(), Rc::clone(&manager)));
     supervisor.begin()?;
     loop {
         tokio::select! {
@@ -107,7 +108,7 @@ async fn tick(ticks: &mut Option<Interval>) {
 }
 
 /// Tells the service manager how guests are, whenever that changes.
-async fn tell(mut views: channel::Receiver<Vec<View>>, manager: Manager) {
+async fn tell(mut views: channel::Receiver<Vec<View>>, manager: Rc<Manager>) {
     while views.changed().await.is_ok() {
         let text = summary(&views.borrow_and_update());
         manager.status(&text);

@@ -4,6 +4,7 @@ mod file;
 mod stopping;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ pub enum Finish {
 
 pub(super) struct Supervisor {
     options: Options,
-    manager: Manager,
+    manager: Rc<Manager>,
     phase: Phase,
     /// Guests that run already have been looked for.
     surveyed: bool,
@@ -61,7 +62,7 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn new(options: Options, manager: Manager) -> Self {
+    pub(super) fn new(options: Options, manager: Rc<Manager>) -> Self {
         let (to, from) = unbounded_channel();
         Self {
             options,

@@ -60,7 +60,7 @@ fn run(context: &Context, chosen: Vec<Scenario>, flavour: Flavour, name: &str) -
             }
         }
         if failed > 0 {
-            context.failed(tail(&outcome.folder.join("log"), 12));
+            context.failed(tail(&outcome.folder.join("log"), 60));
         }
     }
     let log = context.log(name);

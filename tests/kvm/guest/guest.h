@@ -108,6 +108,11 @@ void requests(void);
 // hotplug.c
 void hotplug(void);
 // virtio.c
+// Address of the structure that the function's capability of this `cfg_type` names (virtio 1.2, 4.1.4), and the notification
+// multiplier where it is asked for.
+u64 virtio_structure(u32 function, u8 type, u32 *multiplier);
+// Resets the device and negotiates VERSION_1 alone; false where it is refused.
+bool virtio_negotiate(u64 common);
 void entropy(void);
 // hvc.c
 void hvc(void);

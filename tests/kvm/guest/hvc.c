@@ -1,7 +1,6 @@
 // A virtio console behind a root port, polled: says what it is told to, and says again what is typed.
 #include "guest.h"
 
-#define VENDOR_SPECIFIC 0x09
 #define CONSOLE 0x10431af4
 #define SIZE 4
 // Each of the two queues: descriptors, available ring, used ring and buffer, a page each.
@@ -10,21 +9,6 @@
 
 static u64 common, notify;
 static u32 multiplier;
-
-static u64 structure(u32 function, u8 type, bool notifies)
-{
-    unsigned at = config_read(function, 0x34) & 0xfc;
-    for (unsigned limit = 48; at && limit; limit--) {
-        u32 header = config_read(function, at);
-        if ((header & 0xff) == VENDOR_SPECIFIC && header >> 24 == type) {
-            if (notifies)
-                multiplier = config_read(function, at + 16);
-            return bar(function, config_read(function, at + 4) & 0xff) + config_read(function, at + 8);
-        }
-        at = header >> 8 & 0xfc;
-    }
-    return 0;
-}
 
 static void set_up(unsigned index)
 {
@@ -83,18 +67,10 @@ void hvc(void)
             return print("no virtio console\n");
     } while (config_read(function, 0) != CONSOLE);
     config_write(function, 4, (config_read(function, 4) & 0xffff) | 6);
-    common = structure(function, 1, false);
-    notify = structure(function, 2, true);
-    write8(common + 20, 0);
-    while (read8(common + 20))
-        __asm__ volatile("pause");
-    write8(common + 20, 3);
-    // VERSION_1 alone.
-    write32(common + 8, 0);
-    write32(common + 12, 0);
-    write32(common + 8, 1);
-    write32(common + 12, 1);
-    write8(common + 20, 11);
+    common = virtio_structure(function, 1, 0);
+    notify = virtio_structure(function, 2, &multiplier);
+    if (!virtio_negotiate(common))
+        return print("features are refused\n");
     set_up(0);
     set_up(1);
     write8(common + 20, 15);

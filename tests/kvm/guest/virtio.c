@@ -13,8 +13,7 @@
 #define BUFFER (RINGS + 0x3000)
 #define LENGTH 64
 
-// Address of the structure that the capability of this `cfg_type` names, and the notification multiplier's.
-static u64 structure(u32 function, u8 type, u32 *multiplier)
+u64 virtio_structure(u32 function, u8 type, u32 *multiplier)
 {
     unsigned at = config_read(function, 0x34) & 0xfc;
     for (unsigned limit = 48; at && limit; limit--) {
@@ -40,22 +39,26 @@ static void offer(unsigned index, u16 flags)
     write16(AVAILABLE + 2, published + 1);
 }
 
-static bool start(u64 common)
+bool virtio_negotiate(u64 common)
 {
     write8(common + 20, 0);
     while (read8(common + 20))
         __asm__ volatile("pause");
-    for (u64 at = DESCRIPTORS; at < BUFFER + LENGTH; at += 8)
-        write64(at, 0);
     write8(common + 20, 3);
-    // VERSION_1 alone.
     write32(common + 8, 0);
     write32(common + 12, 0);
     write32(common + 8, 1);
     write32(common + 12, 1);
     write8(common + 20, 11);
-    if (!(read8(common + 20) & 8))
+    return read8(common + 20) & 8;
+}
+
+static bool start(u64 common)
+{
+    if (!virtio_negotiate(common))
         return false;
+    for (u64 at = DESCRIPTORS; at < BUFFER + LENGTH; at += 8)
+        write64(at, 0);
     write16(common + 22, 0);
     write16(common + 24, SIZE);
     write16(common + 26, 0);
@@ -80,7 +83,7 @@ void entropy(void)
             return print("no source of entropy\n");
     } while (config_read(function, 0) != ENTROPY);
     config_write(function, 4, (config_read(function, 4) & 0xffff) | 6);
-    u64 common = structure(function, 1, 0), notify = structure(function, 2, &multiplier);
+    u64 common = virtio_structure(function, 1, 0), notify = virtio_structure(function, 2, &multiplier);
     unsigned capability = find_capability(function, MSIX);
     u32 place = config_read(function, capability + 4);
     u64 table = bar(function, place & 7) + (place & ~7u);
