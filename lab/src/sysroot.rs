@@ -37,7 +37,7 @@ const PACKAGES: [(&str, &str); 20] = [
 ];
 
 /// Bumped when the way of unpacking changes.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 
 /// The unpacked programs.
 #[derive(Debug, Clone)]
@@ -69,7 +69,8 @@ impl Sysroot {
             let files = progress::step("Downloading the programs", |_| apt.download_closure(&names, &archives))?;
             progress::step(&format!("Unpacking {} packages", files.len()), |_| {
                 merged_usr(scratch)?;
-                files.iter().try_for_each(|file| apt::unpack(file, scratch))
+                files.iter().try_for_each(|file| apt::unpack(file, scratch))?;
+                keep_links_inside(scratch, Path::new(""))
             })?;
             fs::remove_dir_all(&archives).with_context(|| format!("Removing {}", archives.display()))
         })?;
@@ -148,6 +149,28 @@ impl Sysroot {
     }
 }
 
+/// Makes the absolute links below `folder` of a root file system relative, so that they lead to the root's own files and not to
+/// those of the machine.
+fn keep_links_inside(root: &Path, folder: &Path) -> Result<()> {
+    let here = root.join(folder);
+    for entry in fs::read_dir(&here).with_context(|| format!("Reading {}", here.display()))? {
+        let entry = entry.with_context(|| format!("Reading {}", here.display()))?;
+        let (path, kind) = (entry.path(), entry.file_type().context("Looking at an unpacked file")?);
+        if kind.is_dir() {
+            keep_links_inside(root, &folder.join(entry.file_name()))?;
+        } else if kind.is_symlink() {
+            let target = fs::read_link(&path).with_context(|| format!("Reading {}", path.display()))?;
+            if let Ok(target) = target.strip_prefix("/") {
+                let up: PathBuf = folder.components().map(|_| "..").collect();
+                fs::remove_file(&path)
+                    .and_then(|()| symlink(up.join(target), &path))
+                    .with_context(|| format!("Linking {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Makes /bin, /sbin, /lib and /lib64 links into /usr, as on an installed Debian.
 fn merged_usr(root: &Path) -> Result<()> {
     for name in ["bin", "sbin", "lib", "lib64"] {
@@ -157,4 +180,23 @@ fn merged_usr(root: &Path) -> Result<()> {
         symlink(format!("usr/{name}"), &link).with_context(|| format!("Linking {}", link.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_to_the_sysroots_own_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        merged_usr(root).unwrap();
+        fs::write(root.join("usr/bin/kmod-of-the-sysroot"), "its own").unwrap();
+        symlink("/bin/kmod-of-the-sysroot", root.join("usr/sbin/depmod")).unwrap();
+        symlink("nowhere", root.join("usr/sbin/relative")).unwrap();
+        keep_links_inside(root, Path::new("")).unwrap();
+        assert_eq!(fs::read_to_string(root.join("sbin/depmod")).unwrap(), "its own");
+        assert_eq!(fs::read_link(root.join("usr/sbin/relative")).unwrap(), Path::new("nowhere"));
+        assert_eq!(fs::read_link(root.join("bin")).unwrap(), Path::new("usr/bin"));
+    }
 }
