@@ -202,20 +202,25 @@ guest_up() {
     return 1
 }
 
-# guest_why NAME: what there is to know of a guest that does not come up: where its VMM's threads are, and what KVM counts.
+# guest_why NAME: what there is to know of a guest that does not come up.
 guest_why() {
     echo "Guest $1 is not up. Its console and its VMM's log end with:"
     tail -n 5 "$LAB_OUT/$1.console" "$LAB_OUT/$1.err"
-    if ! guest_running "$1"; then
-        echo "Its VMM ended with $(cat "/run/guest-$1/status")."
-        return
-    fi
-    for lab_task in /proc/"$(guest_pid "$1")"/task/*; do
+    if guest_running "$1"; then vmm_why "$(guest_pid "$1")" "$1"; else echo "Its VMM ended with $(cat "/run/guest-$1/status")."; fi
+}
+
+# vmm_why PID NAME: where the threads of a VMM are, what KVM counts, and what its vCPU does.
+vmm_why() {
+    for lab_task in /proc/"$1"/task/*; do
         echo "$(cat "$lab_task/comm"): $(cut -d ' ' -f 3,14,15 "$lab_task/stat"), $(head -n 3 "$lab_task/stack" | tr '\n' ' ')"
     done
-    timeout 5 throughway vm stats "$1"
-    sleep 2
-    timeout 5 throughway vm stats "$1"
+    timeout 5 throughway vm stats "$2"
+    mount -t tracefs tracefs /sys/kernel/tracing
+    echo 1 >/sys/kernel/tracing/events/kvm/enable
+    sleep 0.2
+    echo 0 >/sys/kernel/tracing/events/kvm/enable
+    grep -v '^#' /sys/kernel/tracing/trace | tail -n 40
+    timeout 5 throughway vm stats "$2"
 }
 
 # guest_run NAME COMMAND [SECONDS]: runs a shell command in the guest, prints what it prints, returns its status.

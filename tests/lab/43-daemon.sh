@@ -23,6 +23,7 @@ file=$LAB_OUT/box.yaml
     guest front 0 2
     guest back 1 3
     echo "    depends-on: [front]"
+    echo "    start-delay: 15s"
 } >"$file"
 logs=$LAB_OUT/logs
 
@@ -41,7 +42,7 @@ come_up() {
     {
         echo "Guest $1 is not up. Its console and its log end with:"
         tail -n 5 "$logs/$1.console.log" "$logs/$1.log"
-        timeout 5 throughway vm stats "$1"
+        vmm_why "$(pid_of "$1")" "$1"
     } >>"$LAB_OUT/log" 2>&1
     return 1
 }
@@ -90,6 +91,7 @@ timeout 60 throughway daemon --stop >"$LAB_OUT/stop" 2>&1
 is "the daemon is told to end" "$?" 0 || cat "$LAB_OUT/stop"
 like "the second guest first" "$(grep 'has ended' "$log" | tail -n 2 | tr '\n' ' ')" 'Guest `back`.*Guest `front`'
 is "no guest runs" "$(throughway vm list)" 'No guest runs.'
-is "the VFs have no driver, as before" "$(vf_functions "$pf" | grep -vc 'driver , ')" 0
+throughway status >"$LAB_OUT/status" 2>&1
+is "the host is as the file says" "$?" 0 || cat "$LAB_OUT/status"
 is "the links are those of before" "$(ls /sys/class/net)" "$links"
 like "and nothing is left to do" "$(throughway recover 2>&1)" "Nothing to put back"
