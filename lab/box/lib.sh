@@ -199,8 +199,13 @@ guest_up() {
     retry "${2:-100}" guest_up_or_gone "$1"
     guest_running "$1" && guest_said "$1" "@@up" && return
     guest_why "$1" >>"$LAB_OUT/log" 2>&1
+    if guest_running "$1"; then stuck "guest $1"; fi
     return 1
 }
+
+# stuck WHAT: tells who runs the box that something stands still for which the emulator may be to blame; it is tried again in
+# another box, a few times.
+stuck() { echo "##stuck $1 does not come up, and its VMM is still there" >&3; }
 
 # guest_why NAME: what there is to know of a guest that does not come up.
 guest_why() {
@@ -219,7 +224,7 @@ vmm_why() {
     echo 1 >/sys/kernel/tracing/events/kvm/enable
     sleep 0.2
     echo 0 >/sys/kernel/tracing/events/kvm/enable
-    grep -v '^#' /sys/kernel/tracing/trace | tail -n 40
+    grep -v '^#' /sys/kernel/tracing/trace | tail -n 12
     timeout 5 throughway vm stats "$2"
 }
 

@@ -1,6 +1,6 @@
 //! Runs scenarios in the box and tells how each ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -46,6 +46,8 @@ pub struct Outcome {
     pub checks: Vec<Check>,
     /// Folder with its log, the box's kernel log, and what it left.
     pub folder: PathBuf,
+    /// Why it was run again, each time.
+    pub again: Vec<String>,
 }
 
 impl Outcome {
@@ -161,7 +163,7 @@ impl Lab {
         let mut waiting = scenario::boots(scenarios, BUDGET);
         waiting.reverse();
         let mut outcomes = Vec::new();
-        let mut crashed = BTreeSet::new();
+        let mut crashed: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut number: usize = 0;
         while let Some(group) = waiting.pop() {
             number = number.saturating_add(1);
@@ -188,11 +190,11 @@ impl Lab {
             outcomes.extend(done);
             if let Some((scenario, line)) = crash {
                 progress::note(&format!(
-                    "The box itself crashed in {}, which is run again in a new box: {line}\n{}",
+                    "The emulator failed in {}, which is run again in a new box: {line}\n{}",
                     scenario.name,
                     last_lines(&log)
                 ));
-                crashed.insert(scenario.name.clone());
+                crashed.entry(scenario.name.clone()).or_default().push(line);
                 rest.insert(0, scenario);
             } else if !rest.is_empty() {
                 progress::note("The box ended early; the scenarios it had not come to get another");
@@ -200,6 +202,9 @@ impl Lab {
             if !rest.is_empty() {
                 waiting.push(rest);
             }
+        }
+        for outcome in &mut outcomes {
+            outcome.again = crashed.remove(&outcome.name).unwrap_or_default();
         }
         Ok(outcomes)
     }
@@ -211,11 +216,15 @@ struct Boot<'a> {
     output: &'a Path,
     log: PathBuf,
     verbose: bool,
-    /// Scenarios in which a box crashed already: another time it is their failure.
-    crashed: &'a BTreeSet<String>,
+    /// In which scenarios the emulator has failed, and how.
+    crashed: &'a BTreeMap<String, Vec<String>>,
 }
 
-/// A scenario, and what said that the box crashed in it.
+/// How often a scenario is run again where the emulator fails: once more, and what it says is the scenario's own failure. See
+/// docs/decisions/0503.
+const AGAIN: usize = 2;
+
+/// A scenario, and what said that the emulator failed in it.
 type Crash = (Scenario, String);
 
 impl Boot<'_> {
@@ -241,7 +250,7 @@ impl Boot<'_> {
         let mut group = std::collections::VecDeque::from(group);
         if !self.wait_until_up(&machine)? {
             let why = format!("The box did not come up; its console is in {}", self.log.display());
-            let first = group.pop_front().filter(|scenario| !self.crashed.contains(&scenario.name));
+            let first = group.pop_front().filter(|scenario| self.may_run_again(scenario));
             let scenario = first.with_context(|| format!("{why}\n{}", last_lines(&self.log)))?;
             return Ok((outcomes, Vec::from(group), Some((scenario, why))));
         }
@@ -257,6 +266,10 @@ impl Boot<'_> {
             }
         }
         Ok((outcomes, Vec::from(group), None))
+    }
+
+    fn may_run_again(&self, scenario: &Scenario) -> bool {
+        self.crashed.get(&scenario.name).is_none_or(|times| times.len() < AGAIN)
     }
 
     fn wait_until_up(&self, machine: &Machine) -> Result<bool> {
@@ -276,7 +289,7 @@ impl Boot<'_> {
         &self,
         machine: &Machine,
         scenario: &Scenario,
-        first: bool,
+        again: bool,
     ) -> (std::result::Result<String, String>, Vec<Check>) {
         let log = self.share.join("out").join(&scenario.name).join("log");
         let mut shown: usize = 0;
@@ -291,12 +304,15 @@ impl Boot<'_> {
                     if let Some(rest) = line.strip_prefix("##end ") {
                         break Ok(rest.rsplit(' ').next().unwrap_or_default().to_owned());
                     }
+                    if let Some(why) = line.strip_prefix("##stuck ").filter(|_| again) {
+                        break Err(why.to_owned());
+                    }
                     if let Some(check) = tap::parse(&line) {
                         anstream::eprintln!("  [{:6.1}] {line}", machine.elapsed().as_secs_f64());
                         checks.push(check);
                     }
                 }
-                Event::Console(line) if first && kernel_crashed(&line) => break Err(line),
+                Event::Console(line) if again && kernel_crashed(&line) => break Err(line),
                 Event::Ended => break Err("the box ended".to_owned()),
                 Event::Console(_) | Event::Silence => {}
             }
@@ -318,9 +334,10 @@ impl Boot<'_> {
     fn follow(&self, machine: &Machine, scenario: &Scenario) -> Result<Followed> {
         anstream::eprintln!("  {}: {}", scenario.name, scenario.proves);
         let inside = self.share.join("out").join(&scenario.name);
-        let first = !self.crashed.contains(&scenario.name);
-        let (end, mut checks) = self.watch(machine, scenario, first);
-        if let (true, Err(line)) = (first, &end) {
+        let again = self.may_run_again(scenario);
+        let (end, mut checks) = self.watch(machine, scenario, again);
+        if let (true, Err(line)) = (again, &end) {
+            anstream::eprintln!("{}", last_lines(&inside.join("log")));
             return Ok(Followed::Crash(line.clone()));
         }
         let alive = end.is_ok();
@@ -349,7 +366,7 @@ impl Boot<'_> {
             );
             anstream::eprintln!("  last lines of {}:\n{}", self.log.display(), last_lines(&self.log));
         }
-        Ok(Followed::End(Outcome { name: scenario.name.clone(), checks, folder }, alive))
+        Ok(Followed::End(Outcome { name: scenario.name.clone(), checks, folder, again: Vec::new() }, alive))
     }
 }
 
@@ -357,13 +374,11 @@ impl Boot<'_> {
 enum Followed {
     /// To its end; whether the box is still there.
     End(Outcome, bool),
-    /// Until the box crashed, as this line says.
+    /// Until the emulator failed, as this line says.
     Crash(String),
 }
 
-/// Whether a line of the box's console says that its own kernel crashed. The emulator's nested virtualization now and then has the
-/// box run with a piece of its guest's state (seen: its time stamp counter and its GS base), which no scenario can be blamed for;
-/// a crash that is ours comes again.
+/// Whether a line of the box's console says that its own kernel crashed.
 fn kernel_crashed(line: &str) -> bool {
     ["PANIC: ", "BUG: ", "Oops: ", "Kernel panic - "].iter().any(|sign| line.contains(sign))
 }

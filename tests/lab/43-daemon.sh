@@ -44,6 +44,7 @@ come_up() {
         tail -n 5 "$logs/$1.console.log" "$logs/$1.log"
         vmm_why "$(pid_of "$1")" "$1"
     } >>"$LAB_OUT/log" 2>&1
+    if [ -n "$(pid_of "$1")" ]; then stuck "guest $1"; fi
     return 1
 }
 # What a guest takes of the box, and what the daemon has open.

@@ -21,6 +21,12 @@ pub(super) fn begin() -> Option<Result<Begun, vmm::machine::Error>> {
     })
 }
 
+/// Gives this process the program's name, in ps(1) and the journal: one that another of ours has started is `exe` there, by the
+/// link in /proc that it was started by.
+pub(super) fn say_who() {
+    let _ = rustix::thread::set_name(c"throughway");
+}
+
 /// Has all threads share one heap: a guest's few threads hardly allocate, and a heap for each costs time and memory.
 pub(super) fn one_heap() {
     // SAFETY: mallopt changes a setting of the C library's allocator, and is called before there are other threads.

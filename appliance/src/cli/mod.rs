@@ -151,6 +151,9 @@ impl RunDirOption {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let begun = early::begin();
+    if begun.is_none() {
+        early::say_who();
+    }
     let cli = begun.as_ref().and_then(|_| RunAlone::try_parse().ok()).map_or_else(Cli::parse, Cli::from);
     let service = matches!(cli.command, Command::Daemon(_));
     // A daemon has nobody else to tell what it does.

@@ -98,6 +98,7 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     if arguments.detached {
         // A process that leads its group cannot; then it has a session already.
         let _ = rustix::process::setsid();
+        super::early::say_who();
     }
     let name = arguments.vm.as_str();
     let vm = config

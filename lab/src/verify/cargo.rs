@@ -10,7 +10,7 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 6] = ["kvm", "daemon", "disk", "netns", "crash", "host"];
+const PRIVILEGED: [&str; 7] = ["kvm", "daemon", "systemd", "disk", "netns", "crash", "host"];
 
 pub(super) fn fmt(context: &Context) -> Result<Outcome> {
     verdict(context, "fmt", fresh::cargo().args(["fmt", "--all", "--check"]))
@@ -70,6 +70,17 @@ fn with_guests(context: &Context, suite: &str) -> Result<Outcome> {
     Ok(Outcome::Ran(tests(context, suite, &mut command)?))
 }
 
+pub(super) fn systemd(context: &Context) -> Result<Outcome> {
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    }
+    in_namespaces(
+        context,
+        "systemd",
+        &[("systemd", "is process 1 of hosts that the suite makes in namespaces")],
+    )
+}
+
 pub(super) fn disk(context: &Context) -> Result<Outcome> {
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
         return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
@@ -82,18 +93,18 @@ pub(super) fn disk(context: &Context) -> Result<Outcome> {
 }
 
 pub(super) fn netns(context: &Context) -> Result<Outcome> {
-    in_namespaces(context, "netns")
+    in_namespaces(context, "netns", &[])
 }
 
 pub(super) fn whole_program(context: &Context) -> Result<Outcome> {
-    in_namespaces(context, "host")
+    in_namespaces(context, "host", &[])
 }
 
 pub(super) fn crash(context: &Context) -> Result<Outcome> {
-    in_namespaces(context, "crash")
+    in_namespaces(context, "crash", &[])
 }
 
-fn in_namespaces(context: &Context, suite: &str) -> Result<Outcome> {
+fn in_namespaces(context: &Context, suite: &str, more: &[(&str, &str)]) -> Result<Outcome> {
     let mut packages = vec![
         ("iproute2", "the suites in namespaces make links with ip(8), and compare with what it says"),
         ("nftables", "NAT networks are rules of nft(8)"),
@@ -105,6 +116,7 @@ fn in_namespaces(context: &Context, suite: &str) -> Result<Outcome> {
         packages
             .push(("busybox", "guests of NAT networks ask for an address with its DHCP client, and ping"));
     }
+    packages.extend(more);
     host::ensure(&packages)?;
     let mut command = fresh::cargo();
     let mut namespace = Command::new("unshare");

@@ -48,6 +48,9 @@ fn run(context: &Context, chosen: Vec<Scenario>, flavour: Flavour, name: &str) -
     for outcome in outcomes {
         let (passed, failed) = outcome.counts();
         counts.add(Counts { passed, failed, skipped: 0 });
+        for why in &outcome.again {
+            context.noted(format!("{name}: {}: {why}", outcome.name));
+        }
         writeln!(text, "# {}: files in {}", outcome.name, outcome.folder.display())
             .context("Writing the log")?;
         for (number, check) in (1_usize..).zip(&outcome.checks) {

@@ -25,11 +25,17 @@ struct Context {
     target: PathBuf,
     /// What failed, each with its cause: said again at the end, where it is not overlooked.
     failures: RefCell<Vec<String>>,
+    /// Scenarios that were run again, as the emulator failed.
+    notes: RefCell<Vec<String>>,
 }
 
 impl Context {
     fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
+    }
+
+    fn noted(&self, what: String) {
+        self.notes.borrow_mut().push(what);
     }
 
     fn failed(&self, what: String) {
@@ -90,7 +96,12 @@ pub fn run(only: &[String]) -> Result<bool> {
     let required = required(&std::env::var("REQUIRE").unwrap_or_default())?;
     let suites = chosen(only)?;
     let target = fresh::target_folder()?;
-    let context = Context { logs: target.join("verify"), target, failures: RefCell::default() };
+    let context = Context {
+        logs: target.join("verify"),
+        target,
+        failures: RefCell::default(),
+        notes: RefCell::default(),
+    };
     fs::create_dir_all(&context.logs).with_context(|| format!("Creating {}", context.logs.display()))?;
     let mut results: Vec<(&str, Counts, f64)> = Vec::new();
     for suite in &suites {
@@ -105,6 +116,13 @@ pub fn run(only: &[String]) -> Result<bool> {
             context.failed(format!("{name}: required, but this checkout has no such tests"));
             results.push((name, Counts { passed: 0, failed: 1, skipped: 0 }, 0.0));
         }
+    }
+    let notes = context.notes.take();
+    if !notes.is_empty() {
+        anstream::eprintln!("\n== what was run again, as the emulator failed");
+    }
+    for note in notes {
+        anstream::eprintln!("{note}");
     }
     let failures = context.failures.take();
     if !failures.is_empty() {
@@ -176,7 +194,12 @@ mod tests {
     fn a_skip_of_a_required_suite_and_a_suite_without_checks_fail() {
         let suite = SUITES.first().unwrap();
         let nowhere = PathBuf::from("/nonexistent");
-        let context = Context { logs: nowhere.clone(), target: nowhere, failures: RefCell::default() };
+        let context = Context {
+            logs: nowhere.clone(),
+            target: nowhere,
+            failures: RefCell::default(),
+            notes: RefCell::default(),
+        };
         let skip = || Ok(Outcome::Skipped("no".to_owned()));
         assert_eq!(judge(suite, skip(), true, &context).failed, 1);
         assert_eq!(judge(suite, skip(), false, &context).failed, 0);

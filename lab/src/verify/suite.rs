@@ -61,7 +61,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 13] = [
+pub(super) const SUITES: [Suite; 14] = [
     Suite { name: "fmt", what: "the code is formatted", test_target: None, gates: true, run: cargo::fmt },
     Suite { name: "clippy", what: "no lint warns", test_target: None, gates: true, run: cargo::clippy },
     Suite {
@@ -91,6 +91,13 @@ pub(super) const SUITES: [Suite; 13] = [
         test_target: Some("daemon"),
         gates: true,
         run: cargo::daemon,
+    },
+    Suite {
+        name: "systemd",
+        what: "the units under a real systemd, with small guests on this machine's /dev/kvm",
+        test_target: Some("systemd"),
+        gates: true,
+        run: cargo::systemd,
     },
     Suite {
         name: "disk",
