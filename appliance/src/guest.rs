@@ -39,16 +39,35 @@ pub struct BootFiles {
 
 impl BootFiles {
     /// Opens them. Relative paths start at the folder of the appliance file; variables of firmware are kept below `state`.
-    pub fn open(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result<Self> {
-        let boot = open_boot(name, vm, folder, state)?;
-        let queues = queues(vm);
-        let disks = vm.disks.iter().map(|(name, disk)| {
-            let slot = open_disk(name, disk, folder, queues);
-            slot.with_context(|| format!("Disk `{name}`"))
-        });
-        let disks = disks.collect::<anyhow::Result<_>>()?;
-        let vsock = vm.vsock.as_ref().map(open_vsock).transpose()?;
-        Ok(Self { boot, disks, vsock })
+    ///
+    /// # Errors
+    /// Each that cannot be had, with the keys of the file that ask for it.
+    pub fn open(
+        name: &str,
+        vm: &Vm,
+        folder: &Path,
+        state: &Path,
+    ) -> Result<Self, Vec<(Vec<String>, anyhow::Error)>> {
+        let mut refusals = Vec::new();
+        let mut refuse = |keys: &[&str], error| {
+            let path = ["vms", name].iter().chain(keys).map(ToString::to_string).collect();
+            refusals.push((path, error));
+        };
+        let boot = open_boot(name, vm, folder, state);
+        let boot = boot.map_err(|(key, error)| refuse(&["boot", key], error)).ok();
+        let mut disks = Vec::with_capacity(vm.disks.len());
+        for (key, disk) in &vm.disks {
+            match open_disk(key, disk, folder, queues(vm)) {
+                Ok(slot) => disks.push(slot),
+                Err(error) => refuse(&["disks", key, "path"], error),
+            }
+        }
+        let vsock = vm.vsock.as_ref().map(open_vsock).transpose();
+        let vsock = vsock.map_err(|error| refuse(&["vsock"], error)).ok().flatten();
+        match boot {
+            Some(boot) if refusals.is_empty() => Ok(Self { boot, disks, vsock }),
+            _ => Err(refusals),
+        }
     }
 
     /// Has firmware start from the guest's device `name` once: until the guest is first reset.
@@ -135,17 +154,27 @@ pub(crate) fn card_name(card: &Card) -> String {
     cards::name(card)
 }
 
-fn open_boot(name: &str, vm: &Vm, folder: &Path, state: &Path) -> anyhow::Result<Boot> {
-    let open = |what: &str, path: &Path| open(what, &folder.join(path), "");
+/// What a guest starts from; or the key below `boot` for which that cannot be had.
+fn open_boot(
+    name: &str,
+    vm: &Vm,
+    folder: &Path,
+    state: &Path,
+) -> Result<Boot, (&'static str, anyhow::Error)> {
     if let Some(kernel) = &vm.boot.kernel {
-        let kernel = open("kernel", kernel)?;
-        let initrd = vm.boot.initrd.as_deref().map(|path| open("initial RAM disk", path)).transpose()?;
-        return Ok(Boot::Kernel { kernel, initrd });
+        let open =
+            |key, what: &str, path: &Path| open(what, &folder.join(path), "").map_err(|error| (key, error));
+        let kernel = open("kernel", "kernel", kernel)?;
+        let initrd = vm.boot.initrd.as_deref().map(|path| open("initrd", "initial RAM disk", path));
+        return Ok(Boot::Kernel { kernel, initrd: initrd.transpose()? });
     }
-    let firmware = vm.boot.firmware.as_ref().context("The guest has nothing to start")?;
-    let (code, template) = open_firmware(firmware, folder)?;
-    let variables = Variables::of(state, name).open(&template)?;
-    Ok(Boot::Firmware(spec::Firmware { code, variables, order: vm.boot.order.clone(), once: None }))
+    let open = || {
+        let firmware = vm.boot.firmware.as_ref().context("The guest has nothing to start")?;
+        let (code, template) = open_firmware(firmware, folder)?;
+        let variables = Variables::of(state, name).open(&template)?;
+        Ok(Boot::Firmware(spec::Firmware { code, variables, order: vm.boot.order.clone(), once: None }))
+    };
+    open().map_err(|error| ("firmware", error))
 }
 
 /// The two files of firmware, code and variables as they are delivered, which go together. Relative paths start at `folder`.

@@ -16,8 +16,14 @@ fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
 
 fn is_one_error(ended: &Ended, why: &str) {
     assert_eq!((ended.code, &*ended.console), (Some(1), ""), "{}", ended.log);
-    assert!(ended.log.starts_with("error: ") && ended.log.contains(why), "{why}: {}", ended.log);
-    assert_eq!(ended.log.lines().count(), 1, "{}", ended.log);
+    assert!(ended.log.contains(why), "{why}: {}", ended.log);
+    let lines: Vec<&str> = ended.log.lines().collect();
+    match &lines[..] {
+        [line] => assert!(line.starts_with("error: "), "{}", ended.log),
+        // At its line of the file, which is shown with a mark below it.
+        [line, _, mark] => assert!(line.contains(": error: ") && mark.trim() == "^", "{}", ended.log),
+        _ => panic!("{}", ended.log),
+    }
 }
 
 #[test]

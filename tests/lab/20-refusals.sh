@@ -89,7 +89,7 @@ file "$lan" "lan: {num-vfs: 2, num-vf: 3}" "nics: {n: {pf: lan, vf: 0}}"
 refused "a mistyped key" "^/tmp/r.yaml:4:.*error: Unknown key .num-vf."
 kernel=/no/such/kernel
 file "$lan" "lan: {num-vfs: 2}" "nics: {n: {pf: lan, vf: 0}}"
-refused "a kernel that is not there" "error: Opening the kernel /no/such/kernel: No such file"
+refused "a kernel that is not there" ": error: Opening the kernel /no/such/kernel: No such file"
 
 # What is found out only when the card is taken already.
 kernel=/tmp/r.yaml

@@ -107,7 +107,7 @@ pub(super) fn complain(error: &anyhow::Error) {
 }
 
 /// The error and its causes, but for those that it has told itself.
-fn sentence(error: &anyhow::Error) -> String {
+pub(super) fn sentence(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();

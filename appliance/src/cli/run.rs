@@ -12,7 +12,7 @@ use vmm::{Begun, Machine, Outcome};
 
 use super::change::nobody_waits;
 use super::check;
-use super::exit::{Exit, complain};
+use super::exit::{Exit, complain, sentence};
 use super::failure::{Failure, ended};
 use super::terminal::{Terminal, heed_signals};
 use super::{RunDirOption, StateDir};
@@ -114,8 +114,10 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     let served = Served::default();
     let outside = Outside { arguments, place, served: &served };
     let folder = arguments.folder();
-    let mut files =
-        BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(Failure::Refused)?;
+    let mut files = BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(|refusals| {
+        let at_its_line = |(path, error): &(Vec<String>, _)| document.at_path(path, sentence(error), None);
+        Failure::Input(refusals.iter().map(at_its_line).collect())
+    })?;
     if let Some(device) = &arguments.boot_once {
         let chosen = files.boot_once(vm, device);
         chosen.with_context(|| format!("--boot-once {device}")).map_err(Failure::Refused)?;
