@@ -78,7 +78,7 @@ impl Chain {
             }
             lock::lock(&file, named, access)?;
             next = match format {
-                Format::Raw => check_raw(&file, named, layers.is_empty()).map(|()| None)?,
+                Format::Raw => check_raw(&file, named).map(|()| None)?,
                 Format::Qcow2 => below(&file, &at, named, access, &allowed)?,
             };
             layers.push(Layer { file, format, path: named.to_owned() });
@@ -123,6 +123,14 @@ impl Chain {
         let [Layer { format: Format::Raw, file, path }] = layers.as_slice() else {
             return Ok(Box::new(qcow2::open(layers, access, direct)?));
         };
+        // A guest can write the header of another format into its own raw disk, and would read any file of the host by it, if
+        // what it wrote were believed.
+        if header::looks_like_qcow2(file).unwrap_or(false) {
+            tracing::warn!(
+                "{} is used as raw, as it is said to be, and begins like a qcow2 image",
+                path.display()
+            );
+        }
         let failed = || Error::io("Looking at", path);
         let raw = RawImage::new(file.try_clone().map_err(failed())?).map_err(failed())?;
         if !direct {
@@ -173,21 +181,13 @@ fn open(path: &Path, named: &Path, access: Access) -> Result<File, Error> {
     Ok(file)
 }
 
-/// A disk that is said to be raw, and so it is: a guest can write the header of another format into its own raw disk, and
-/// would read any file of the host by it, if what it wrote were believed.
-fn check_raw(file: &File, path: &Path, uppermost: bool) -> Result<(), Error> {
+fn check_raw(file: &File, path: &Path) -> Result<(), Error> {
     let size = raw_size(file).map_err(Error::io("Looking at", path))?;
     if size > LARGEST {
         return Err(Error::refused(
             path,
             format!("is a disk of {size} bytes; at most {LARGEST} are allowed"),
         ));
-    }
-    if uppermost && header::looks_like_qcow2(file).unwrap_or(false) {
-        tracing::warn!(
-            "{} is used as raw, as it is said to be, and begins like a qcow2 image",
-            path.display()
-        );
     }
     Ok(())
 }
