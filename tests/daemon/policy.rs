@@ -23,6 +23,11 @@ fn a_guest_that_crashes_again_and_again_is_backed_off_and_given_up() {
     daemon.wait_for("That was its failure 5 in a row: it stays off");
     assert!(daemon.log().contains("Guest `bad` has ended: it crashed: Triple fault"), "{}", daemon.log());
     appliance.wait_for(&["good"]);
+    let state = appliance.path("state").display().to_string();
+    let all = appliance.vm(&["list", "--all", "--state-dir", &state]);
+    let bad = all.lines().find(|line| line.starts_with("bad ")).unwrap_or_default();
+    assert!(bad.contains("off, it crashed: Triple fault"), "{all}");
+    assert!(all.contains("good  running"), "{all}");
 }
 
 #[test]
