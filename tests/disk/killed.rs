@@ -220,8 +220,8 @@ fn bad_disks_are_one_clear_error() {
         let ended = started(disk);
         let why = why.replace("HERE", &at.display().to_string());
         assert_eq!(ended.code, Some(1), "{}", ended.log);
-        assert!(ended.log.contains("Disk `cd`: ") && ended.log.contains(&why), "{why}: {}", ended.log);
-        assert_eq!(ended.log.lines().count(), 1, "{}", ended.log);
+        assert!(ended.log.contains(": error: ") && ended.log.contains(&why), "{why}: {}", ended.log);
+        assert_eq!(ended.log.matches("error: ").count(), 1, "{}", ended.log);
     }
     drop(held);
     assert_eq!(started("path: HERE/disk.raw").code, Some(0));

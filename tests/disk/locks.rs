@@ -46,8 +46,8 @@ fn two_guests_do_not_have_one_disk() {
     for options in ["", ", read-only: true", ", device: cdrom"] {
         let second = guest(options).run();
         assert_eq!(second.code, Some(1), "{}", second.log);
-        let wanted = format!("Disk `root`: {} is in use by another guest or tool", path.display());
-        assert!(second.log.contains(&wanted) && second.log.lines().count() == 1, "{}", second.log);
+        let wanted = format!(": error: {} is in use by another guest or tool", path.display());
+        assert!(second.log.contains(&wanted) && second.log.matches("error: ").count() == 1, "{}", second.log);
     }
     first.kill();
     let (mut first, mut second) = (guest(", read-only: true").start(), guest(", device: cdrom").start());
