@@ -1,5 +1,5 @@
 # proves: Guests with VFs are started in order by the daemon, go on when it is killed, are found again, come back with their VFs when a VMM is killed, and give all back when the daemon is told to end.
-# kernels: debian iommufd
+# kernels: debian
 # gates: no
 # timeout: 420
 . /share/box/lib.sh
