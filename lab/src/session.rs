@@ -220,7 +220,7 @@ struct Boot<'a> {
     crashed: &'a BTreeMap<String, Vec<String>>,
 }
 
-/// How often a scenario is run again where the emulator fails: once more, and what it says is the scenario's own failure. See
+/// How often a scenario is run again where the emulator fails; the next time that is the scenario's own failure. See
 /// docs/decisions/0503.
 const AGAIN: usize = 2;
 
