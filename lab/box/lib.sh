@@ -198,18 +198,23 @@ guest_up_or_gone() { guest_said "$1" "@@up" || ! guest_running "$1"; }
 guest_up() {
     retry "${2:-100}" guest_up_or_gone "$1"
     guest_running "$1" && guest_said "$1" "@@up" && return
-    guest_why "$1" >>"$LAB_OUT/log" 2>&1
-    if guest_running "$1"; then stuck "guest $1"; fi
+    stuck "$1" "does not come up"
     return 1
 }
 
-# stuck WHAT: tells who runs the box that something stands still for which the emulator may be to blame; it is tried again in
-# another box, a few times.
-stuck() { echo "##stuck $1 does not come up, and its VMM is still there" >&3; }
+# stuck NAME HOW: a guest stands still; where its VMM is there, that is told.
+stuck() {
+    guest_why "$1" "$2" >>"$LAB_OUT/log" 2>&1
+    ! guest_running "$1" || stands_still "$1" "$2"
+}
 
-# guest_why NAME: what there is to know of a guest that does not come up.
+# stands_still NAME HOW: tells who runs the box that a guest does while its VMM is there, for which the emulator may be to blame:
+# the scenario is tried again in another box, a few times.
+stands_still() { echo "##stuck guest $1 $2, and its VMM is still there" >&3; }
+
+# guest_why NAME HOW: what there is to know of a guest that stands still.
 guest_why() {
-    echo "Guest $1 is not up. Its console and its VMM's log end with:"
+    echo "Guest $1 $2. Its console and its VMM's log end with:"
     tail -n 5 "$LAB_OUT/$1.console" "$LAB_OUT/$1.err"
     if guest_running "$1"; then vmm_why "$(guest_pid "$1")" "$1"; else echo "Its VMM ended with $(cat "/run/guest-$1/status")."; fi
 }
@@ -228,12 +233,14 @@ vmm_why() {
     timeout 5 throughway vm stats "$2"
 }
 
-# guest_run NAME COMMAND [SECONDS]: runs a shell command in the guest, prints what it prints, returns its status.
+# guest_run NAME COMMAND [SECONDS]: runs a shell command in the guest, prints what it prints, returns its status. Who gives it
+# twenty seconds or more counts on an answer.
 guest_run() {
     lab_tag=$(cut -c1-8 /proc/sys/kernel/random/uuid)
     printf '%s %s\n' "$lab_tag" "$2" >"/run/guest-$1/in"
     retry "${3:-30}" guest_said "$1" "@@end $lab_tag" || {
         echo "(no answer from guest $1 in ${3:-30} s)"
+        [ "${3:-30}" -lt 20 ] || stuck "$1" "does not answer"
         return 124
     }
     tr -d '\r' <"$LAB_OUT/$1.console" | sed -n "/^@@begin $lab_tag\$/,/^@@end $lab_tag/p" | sed '1d;$d'
@@ -279,6 +286,19 @@ wire() {
 iperf_server() {
     iperf3 -s -D ${1:+-B "$1"} -I /run/iperf3.pid 3>&-
     retry 5 test -s /run/iperf3.pid
+}
+
+# guest_iperf GUEST SERVER [OPTION...]: iperf3 of two seconds in a guest, its text on standard output. A flow through an emulated
+# card that stands still (see pf_up) is tried again, twice.
+guest_iperf() {
+    lab_guest=$1
+    shift
+    for lab_try in 1 2 3; do
+        lab_flow=$(guest_run "$lab_guest" "timeout 15 iperf3 --connect-timeout 5000 -t 2 -c $*" 40)
+        ! echo "$lab_flow" | grep -q receiver || break
+        echo "The flow of guest $lab_guest ($*) stands still, try $lab_try: $lab_flow"
+    done >>"$LAB_OUT/log"
+    echo "$lab_flow"
 }
 
 # iperf_mbits: the receiver's Mbit/s out of iperf3's text on standard input; what is less than one is one.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cache::Cache;
 use crate::{command, progress};
 
 fn installed(package: &str) -> bool {
@@ -29,7 +30,13 @@ fn apt_get(arguments: &[&str]) -> Command {
 /// Installs those of `packages` (name, and why it is needed) that are missing,
 /// with sudo when this user is not root.
 pub fn ensure(packages: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<_> = packages.iter().filter(|(name, _)| !installed(name)).collect();
+    let missing = || packages.iter().filter(|(name, _)| !installed(name)).collect::<Vec<_>>();
+    if missing().is_empty() {
+        return Ok(());
+    }
+    // Two at once would meet at dpkg's lock, where the second fails.
+    let _lock = Cache::open()?.lock("host")?;
+    let missing = missing();
     if missing.is_empty() {
         return Ok(());
     }

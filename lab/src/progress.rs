@@ -1,5 +1,6 @@
 //! Progress on the terminal: a spinner where there is a person, plain lines in a log.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -10,9 +11,34 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How often a long step says in a log that it is still going.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
+thread_local! {
+    /// Whose lines these are, where several things are done beside each other.
+    static WHOSE: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Does `work`, which other work is done beside: each line that it says has its name in front, and there is no spinner.
+pub fn beside<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    let before = WHOSE.replace(Some(name));
+    let result = work();
+    WHOSE.set(before);
+    result
+}
+
+/// Prints lines for the person.
+pub fn say(text: &str) {
+    say_of(WHOSE.get(), text);
+}
+
+fn say_of(whose: Option<&str>, text: &str) {
+    match whose {
+        Some(name) => text.lines().for_each(|line| anstream::eprintln!("{name:<11} | {line}")),
+        None => anstream::eprintln!("{text}"),
+    }
+}
+
 /// One line for the person, above any spinner.
 pub fn note(text: &str) {
-    anstream::eprintln!("  {text}");
+    say(&format!("  {text}"));
 }
 
 /// One step under way: says what it is at the start and how long it took at the end.
@@ -29,7 +55,8 @@ impl Step {
     #[must_use]
     pub fn start(text: &str) -> Self {
         let mut step = Self { text: text.to_owned(), started: Instant::now(), bar: None, heartbeat: None };
-        if std::io::stderr().is_terminal() {
+        let whose = WHOSE.get();
+        if std::io::stderr().is_terminal() && whose.is_none() {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed:.dim}") {
                 bar.set_style(style);
@@ -38,12 +65,12 @@ impl Step {
             bar.enable_steady_tick(Duration::from_millis(120));
             step.bar = Some(bar);
         } else {
-            anstream::eprintln!("- {text}");
+            say(&format!("- {text}"));
             let (sender, receiver) = mpsc::channel::<()>();
             let (started, text) = (step.started, step.text.clone());
             std::thread::spawn(move || {
                 while let Err(mpsc::RecvTimeoutError::Timeout) = receiver.recv_timeout(HEARTBEAT) {
-                    anstream::eprintln!("  {text}: {} s so far", started.elapsed().as_secs());
+                    say_of(whose, &format!("  {text}: {} s so far", started.elapsed().as_secs()));
                 }
             });
             step.heartbeat = Some(sender);
@@ -63,7 +90,7 @@ impl Step {
     pub fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| anstream::eprintln!("{text}")),
-            None => anstream::eprintln!("{text}"),
+            None => say(text),
         }
     }
 
@@ -75,7 +102,7 @@ impl Step {
                 bar.finish_and_clear();
                 anstream::eprintln!("- {}: {verdict} ({seconds:.1} s)", self.text);
             }
-            None if seconds >= 2.0 => anstream::eprintln!("  {}: {verdict} ({seconds:.1} s)", self.text),
+            None if seconds >= 2.0 => say(&format!("  {}: {verdict} ({seconds:.1} s)", self.text)),
             None => {}
         }
     }

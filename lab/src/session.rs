@@ -240,11 +240,8 @@ impl Boot<'_> {
             plan.push_str(&format!("{} {}\n", scenario.name, scenario.timeout));
         }
         write(&self.share.join("plan"), &plan)?;
-        anstream::eprintln!(
-            "- Booting the box ({} kernel), console in {}",
-            self.spec.flavour.name(),
-            self.log.display()
-        );
+        let kernel = self.spec.flavour.name();
+        progress::say(&format!("- Booting the box ({kernel} kernel), console in {}", self.log.display()));
         let machine = Machine::boot(sysroot, self.spec.clone(), &self.log)?;
         let mut outcomes = Vec::new();
         let mut group = std::collections::VecDeque::from(group);
@@ -254,7 +251,7 @@ impl Boot<'_> {
             let scenario = first.with_context(|| format!("{why}\n{}", last_lines(&self.log)))?;
             return Ok((outcomes, Vec::from(group), Some((scenario, why))));
         }
-        anstream::eprintln!("  up after {:.1} s", machine.elapsed().as_secs_f64());
+        progress::say(&format!("  up after {:.1} s", machine.elapsed().as_secs_f64()));
         while let Some(scenario) = group.pop_front() {
             let (outcome, alive) = match self.follow(&machine, &scenario)? {
                 Followed::Crash(line) => return Ok((outcomes, Vec::from(group), Some((scenario, line)))),
@@ -277,7 +274,7 @@ impl Boot<'_> {
         loop {
             match machine.next(deadline) {
                 Event::Result(line) if line == "##up" => return Ok(true),
-                Event::Console(line) if self.verbose => anstream::eprintln!("  | {line}"),
+                Event::Console(line) if self.verbose => progress::say(&format!("  | {line}")),
                 Event::Console(_) | Event::Result(_) => {}
                 Event::Ended | Event::Silence => return Ok(false),
             }
@@ -308,7 +305,7 @@ impl Boot<'_> {
                         break Err(why.to_owned());
                     }
                     if let Some(check) = tap::parse(&line) {
-                        anstream::eprintln!("  [{:6.1}] {line}", machine.elapsed().as_secs_f64());
+                        progress::say(&format!("  [{:6.1}] {line}", machine.elapsed().as_secs_f64()));
                         checks.push(check);
                     }
                 }
@@ -332,21 +329,18 @@ impl Boot<'_> {
 
     /// Watches one scenario, tells how it ended, and keeps what it left.
     fn follow(&self, machine: &Machine, scenario: &Scenario) -> Result<Followed> {
-        anstream::eprintln!("  {}: {}", scenario.name, scenario.proves);
+        progress::say(&format!("  {}: {}", scenario.name, scenario.proves));
         let inside = self.share.join("out").join(&scenario.name);
         let again = self.may_run_again(scenario);
         let (end, mut checks) = self.watch(machine, scenario, again);
         if let (true, Err(line)) = (again, &end) {
-            anstream::eprintln!("{}", last_lines(&inside.join("log")));
+            progress::say(&last_lines(&inside.join("log")));
             return Ok(Followed::Crash(line.clone()));
         }
         let alive = end.is_ok();
         if let Some(why) = bad_end(&end, &checks, scenario.timeout) {
-            anstream::eprintln!(
-                "  [{:6.1}] not ok - {} runs to its end # {why}",
-                machine.elapsed().as_secs_f64(),
-                scenario.name
-            );
+            let (at, name) = (machine.elapsed().as_secs_f64(), &scenario.name);
+            progress::say(&format!("  [{at:6.1}] not ok - {name} runs to its end # {why}"));
             checks.push(Check {
                 passed: false,
                 text: format!("{} runs to its end", scenario.name),
@@ -359,12 +353,9 @@ impl Boot<'_> {
             copy_files(&inside, &folder)?;
         }
         if checks.iter().any(|check| !check.passed) && !self.verbose {
-            anstream::eprintln!(
-                "  last lines of {}:\n{}",
-                folder.join("log").display(),
-                last_lines(&folder.join("log"))
-            );
-            anstream::eprintln!("  last lines of {}:\n{}", self.log.display(), last_lines(&self.log));
+            for log in [&folder.join("log"), &self.log] {
+                progress::say(&format!("  last lines of {}:\n{}", log.display(), last_lines(log)));
+            }
         }
         Ok(Followed::End(Outcome { name: scenario.name.clone(), checks, folder, again: Vec::new() }, alive))
     }
@@ -405,7 +396,7 @@ fn show_from(path: &Path, from: usize) -> usize {
     let fresh = bytes.get(from..).unwrap_or_default();
     let Some(end) = fresh.iter().rposition(|byte| *byte == b'\n') else { return from };
     for line in String::from_utf8_lossy(fresh.get(..end).unwrap_or_default()).lines() {
-        anstream::eprintln!("    | {line}");
+        progress::say(&format!("    | {line}"));
     }
     from.saturating_add(end).saturating_add(1)
 }

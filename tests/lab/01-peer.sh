@@ -21,7 +21,7 @@ like "it has the MAC of the VF" "$(guest_run peer 'ip link')" 02:00:00:00:09:01
 check "the guest pings the PF" retry 20 guest_run peer 'ping -c 1 -W 1 10.9.0.1' 5
 before=$(guest_run peer 'grep -E "eth|rx|tx" /proc/interrupts')
 iperf_server
-guest_run peer 'iperf3 -c 10.9.0.1 -t 3' 30 >"$LAB_OUT/iperf"
+guest_iperf peer 10.9.0.1 >"$LAB_OUT/iperf"
 cat "$LAB_OUT/iperf"
 more "throughput in Mbit/s from the guest to the PF" "$(iperf_mbits <"$LAB_OUT/iperf")" 1
 after=$(guest_run peer 'grep -E "eth|rx|tx" /proc/interrupts')

@@ -1,6 +1,5 @@
 # proves: A guest's virtio-net on a bridge's VLAN and on a macvtap is served by vhost-net, or by Throughway where there is none; its links come and go with it, and one that is removed is said.
 # kernels: debian
-# gates: no
 # timeout: 420
 . /share/box/lib.sh
 

@@ -1,6 +1,5 @@
 # proves: A CD image is /dev/sr0 in a guest, as installers want it: it is mounted, read whole and equal, cannot be written, and is ejected and loaded by the guest, also over its reset. Another is put in from outside.
 # kernels: debian
-# gates: no
 # timeout: 420
 . /share/box/lib.sh
 

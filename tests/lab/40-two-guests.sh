@@ -73,8 +73,8 @@ iperf_server
 packets_before=$(guest_run one 'cat /sys/class/net/eth0/statistics/rx_packets')
 exits_before=$(mmio_exits)
 more "KVM counts exits for memory-mapped I/O" "$exits_before" 0
-guest_run one 'iperf3 -c 10.9.0.1 -t 3 >/dev/null 2>&1' 30
-guest_run one 'iperf3 -c 10.9.0.1 -t 3 -R >/dev/null 2>&1' 30
+guest_iperf one 10.9.0.1
+guest_iperf one 10.9.0.1 -R
 packets_after=$(guest_run one 'cat /sys/class/net/eth0/statistics/rx_packets')
 more "packets flowed, $((packets_after - packets_before)) into the guest" "$packets_after" "$((packets_before + 1000))"
 is "and none made an exit to user space" "$(mmio_exits)" "$exits_before"

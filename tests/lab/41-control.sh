@@ -1,6 +1,5 @@
 # proves: A guest with a VF and a virtio-net card is listed, counted, paused and resumed, reset, has its cable pulled and is stopped by throughway vm, and the VF passes packets after each.
 # kernels: debian
-# gates: no
 # timeout: 420
 . /share/box/lib.sh
 

@@ -1,5 +1,4 @@
 # proves: A guest that starts without any function takes its first VF while it runs, with its memory pinned from then on and no longer than it has the VF; what cannot be done is told in one line.
-# gates: no
 # timeout: 240
 . /share/box/lib.sh
 

@@ -1,6 +1,5 @@
 # proves: Guests with VFs are started in order by the daemon, go on when it is killed, are found again, come back with their VFs when a VMM is killed, and give all back when the daemon is told to end.
 # kernels: debian
-# gates: no
 # timeout: 420
 . /share/box/lib.sh
 
@@ -44,7 +43,7 @@ come_up() {
         tail -n 5 "$logs/$1.console.log" "$logs/$1.log"
         vmm_why "$(pid_of "$1")" "$1"
     } >>"$LAB_OUT/log" 2>&1
-    if [ -n "$(pid_of "$1")" ]; then stuck "guest $1"; fi
+    if [ -n "$(pid_of "$1")" ]; then stands_still "$1" "does not come up"; fi
     return 1
 }
 # What a guest takes of the box, and what the daemon has open.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Uid, pidfd_open};
 use vmm::control::{Ended, Greeting, Message, Request, VERSION};
 
 use super::Place;
@@ -107,10 +107,12 @@ impl Client {
                 }
                 _ => return Err(client.unexpected()),
             },
-            Answer::Over => {
+            // It was not let in, or the guest ended before it was.
+            Answer::Over if !may_control(peer.uid) => {
                 let source = io::ErrorKind::PermissionDenied.into();
                 return Err(ClientError::NotAllowed { vm: client.vm, source });
             }
+            Answer::Over => return Err(ClientError::Between(client.vm)),
         }
         Ok(client)
     }
@@ -132,7 +134,11 @@ impl Client {
     pub fn ask(&mut self, request: &Request) -> Result<Message, ClientError> {
         let mut line = serde_json::to_vec(request).map_err(|error| self.failed(error.into()))?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line).map_err(|error| self.failed(error))?;
+        match self.stream.get_mut().write_all(&line) {
+            // It has hung up, maybe with a word about its end.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(|error| self.failed(error))?,
+        }
         match self.hear()? {
             Answer::Message(message) => match *message {
                 Message::Error(refusal) => Err(ClientError::Refused(refusal.message)),
@@ -231,6 +237,12 @@ impl AsFd for Client {
     }
 }
 
+/// Whether a guest that runs as this user lets this process in.
+fn may_control(guest: Uid) -> bool {
+    let own = rustix::process::geteuid();
+    own.is_root() || own == guest
+}
+
 fn open_process(pid: Pid) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
@@ -247,5 +259,58 @@ fn cannot_connect(place: &Place, vm: &str, source: io::Error) -> ClientError {
         },
         io::ErrorKind::PermissionDenied => ClientError::NotAllowed { vm, source },
         _ => ClientError::Io { vm, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::control::{RunDir, Served};
+
+    /// A guest that lets one client in, says `words`, and is gone as soon as it is told to.
+    fn guest(place: &Place, words: Vec<Message>) -> mpsc::Sender<()> {
+        let served = Served::default();
+        let listener = UnixListener::from(place.clone().listen(&served).unwrap());
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for word in words {
+                stream.write_all(&word.line()).unwrap();
+            }
+            let _dropped = ended.recv();
+            drop((stream, listener, served));
+            let _gone = ended.recv();
+        });
+        end
+    }
+
+    #[test]
+    fn a_guest_that_ends_before_it_is_asked_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = RunDir::at(folder.path()).guest("a");
+        let hello = Message::Hello(Greeting { protocol: VERSION, vm: "a".into(), version: "1".into() });
+        for last in [None, Some(Message::Ended(Ended::PowerOff))] {
+            let guest = guest(&place, [hello.clone()].into_iter().chain(last).collect());
+            let mut client = Client::connect(&place, "a").unwrap();
+            guest.send(()).unwrap();
+            while place.folder().exists() {
+                std::thread::yield_now();
+            }
+            let asked = client.ask(&Request::State).unwrap_err();
+            assert!(matches!(&asked, ClientError::Ended(vm) if vm == "a"), "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_hangs_up_at_once_is_about_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = RunDir::at(folder.path()).guest("a");
+        let guest = guest(&place, Vec::new());
+        guest.send(()).unwrap();
+        let connected = Client::connect(&place, "a").err().unwrap();
+        assert!(matches!(&connected, ClientError::Between(vm) if vm == "a"), "{connected}");
     }
 }

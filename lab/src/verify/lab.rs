@@ -27,23 +27,30 @@ pub(super) fn uefi(context: &Context) -> Result<Outcome> {
     if !rustix::process::geteuid().is_root() && chosen.iter().any(|scenario| scenario.needs_debian) {
         return Ok(Outcome::Skipped("only root can install Debian on a disk image".to_owned()));
     }
-    run(context, chosen, Flavour::Debian, name)
+    run(context, chosen, Flavour::Debian, name, name)
 }
 
 fn gating(context: &Context, flavour: Flavour, name: &str) -> Result<Outcome> {
-    run(context, scenario::choose(&folder(), &[], flavour)?, flavour, name)
+    run(context, scenario::choose(&folder(), &[], flavour)?, flavour, name, flavour.name())
 }
 
 fn folder() -> PathBuf {
     fresh::workspace().join("tests/lab")
 }
 
-fn run(context: &Context, chosen: Vec<Scenario>, flavour: Flavour, name: &str) -> Result<Outcome> {
+/// Runs the scenarios of the suite `name`, whose files go to `target/lab/<output>`.
+fn run(
+    context: &Context,
+    chosen: Vec<Scenario>,
+    flavour: Flavour,
+    name: &str,
+    output: &str,
+) -> Result<Outcome> {
     if let Err(error) = apt::Release::detect() {
         return Ok(Outcome::Skipped(format!("{error:#}")));
     }
     let lab = Lab::prepare(flavour)?;
-    let outcomes = lab.run(chosen, &Options::default(), &context.target.join("lab").join(flavour.name()))?;
+    let outcomes = lab.run(chosen, &Options::default(), &context.target.join("lab").join(output))?;
     let (mut counts, mut text) = (Counts::default(), String::new());
     for outcome in outcomes {
         let (passed, failed) = outcome.counts();

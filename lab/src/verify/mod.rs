@@ -5,15 +5,15 @@ mod deny;
 mod lab;
 mod suite;
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::fresh;
+use crate::{fresh, progress};
 use suite::{Counts, Outcome, SUITES, Suite};
 
 /// Where suites write their logs, and how they ask for what they need.
@@ -24,9 +24,9 @@ struct Context {
     /// The folder cargo builds into.
     target: PathBuf,
     /// What failed, each with its cause: said again at the end, where it is not overlooked.
-    failures: RefCell<Vec<String>>,
+    failures: Mutex<Vec<String>>,
     /// Scenarios that were run again, as the emulator failed.
-    notes: RefCell<Vec<String>>,
+    notes: Mutex<Vec<String>>,
 }
 
 impl Context {
@@ -35,11 +35,11 @@ impl Context {
     }
 
     fn noted(&self, what: String) {
-        self.notes.borrow_mut().push(what);
+        held(&self.notes).push(what);
     }
 
     fn failed(&self, what: String) {
-        self.failures.borrow_mut().push(what);
+        held(&self.failures).push(what);
     }
 }
 
@@ -96,20 +96,12 @@ pub fn run(only: &[String]) -> Result<bool> {
     let required = required(&std::env::var("REQUIRE").unwrap_or_default())?;
     let suites = chosen(only)?;
     let target = fresh::target_folder()?;
-    let context = Context {
-        logs: target.join("verify"),
-        target,
-        failures: RefCell::default(),
-        notes: RefCell::default(),
-    };
+    let context =
+        Context { logs: target.join("verify"), target, failures: Mutex::default(), notes: Mutex::default() };
     fs::create_dir_all(&context.logs).with_context(|| format!("Creating {}", context.logs.display()))?;
-    let mut results: Vec<(&str, Counts, f64)> = Vec::new();
-    for suite in &suites {
-        anstream::eprintln!("== {}: {}", suite.name, suite.what);
-        let started = Instant::now();
-        let counts = judge(suite, (suite.run)(&context), required.contains(suite.name), &context);
-        results.push((suite.name, counts, started.elapsed().as_secs_f64()));
-    }
+    let (boxed, alone): (Vec<_>, Vec<_>) = suites.iter().partition(|suite| suite.boxed);
+    let mut results: Vec<Done> = alone.into_iter().map(|suite| one(suite, &required, &context)).collect();
+    results.extend(beside(&boxed, &required, &context));
     // A suite that is required and not even there is a failure too, unless others were asked for.
     if only.is_empty() {
         for name in required.iter().filter(|name| !suites.iter().any(|suite| suite.name == **name)) {
@@ -117,14 +109,14 @@ pub fn run(only: &[String]) -> Result<bool> {
             results.push((name, Counts { passed: 0, failed: 1, skipped: 0 }, 0.0));
         }
     }
-    let notes = context.notes.take();
+    let notes = std::mem::take(&mut *held(&context.notes));
     if !notes.is_empty() {
         anstream::eprintln!("\n== what was run again, as the emulator failed");
     }
     for note in notes {
         anstream::eprintln!("{note}");
     }
-    let failures = context.failures.take();
+    let failures = std::mem::take(&mut *held(&context.failures));
     if !failures.is_empty() {
         anstream::eprintln!("\n== what failed");
     }
@@ -134,10 +126,43 @@ pub fn run(only: &[String]) -> Result<bool> {
     Ok(close(&results))
 }
 
+/// A suite's name, what it came to, and how many seconds it took.
+type Done = (&'static str, Counts, f64);
+
+/// Runs one suite.
+fn one(suite: &Suite, required: &BTreeSet<&str>, context: &Context) -> Done {
+    progress::say(&format!("== {}: {}", suite.name, suite.what));
+    let started = Instant::now();
+    let counts = judge(suite, (suite.run)(context), required.contains(suite.name), context);
+    (suite.name, counts, started.elapsed().as_secs_f64())
+}
+
+/// Runs suites that boot boxes of their own, two beside each other: a box has one processor.
+fn beside(suites: &[&'static Suite], required: &BTreeSet<&str>, context: &Context) -> Vec<Done> {
+    if let [suite] = suites {
+        return vec![one(suite, required, context)];
+    }
+    let waiting: Mutex<VecDeque<&'static Suite>> = Mutex::new(suites.iter().copied().collect());
+    let done: Mutex<BTreeMap<&str, Done>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(suite) = held(&waiting).pop_front() else { break };
+                    let one = progress::beside(suite.name, || one(suite, required, context));
+                    held(&done).insert(suite.name, one);
+                }
+            });
+        }
+    });
+    let done = held(&done);
+    suites.iter().filter_map(|suite| done.get(suite.name).copied()).collect()
+}
+
 /// Turns what a suite returned into counts, and notes what went wrong with the suite itself.
 fn judge(suite: &Suite, outcome: Result<Outcome>, required: bool, context: &Context) -> Counts {
     let failed = |why: String| {
-        anstream::eprintln!("   {} {why}", suite.name);
+        progress::say(&format!("   {} {why}", suite.name));
         context.failed(format!("{} {why}", suite.name));
         Counts { passed: 0, failed: 1, skipped: 0 }
     };
@@ -149,7 +174,7 @@ fn judge(suite: &Suite, outcome: Result<Outcome>, required: bool, context: &Cont
         Ok(Outcome::Ran(counts)) => counts,
         Ok(Outcome::Skipped(why)) if required => failed(format!("is required, but cannot run: {why}")),
         Ok(Outcome::Skipped(why)) => {
-            anstream::eprintln!("   {} is skipped: {why}", suite.name);
+            progress::say(&format!("   {} is skipped: {why}", suite.name));
             Counts { passed: 0, failed: 0, skipped: 1 }
         }
         Err(error) => {
@@ -160,7 +185,11 @@ fn judge(suite: &Suite, outcome: Result<Outcome>, required: bool, context: &Cont
     }
 }
 
-fn close(results: &[(&str, Counts, f64)]) -> bool {
+fn held<T>(what: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn close(results: &[Done]) -> bool {
     let mut total = Counts::default();
     anstream::println!();
     for (name, counts, seconds) in results {
@@ -197,8 +226,8 @@ mod tests {
         let context = Context {
             logs: nowhere.clone(),
             target: nowhere,
-            failures: RefCell::default(),
-            notes: RefCell::default(),
+            failures: Mutex::default(),
+            notes: Mutex::default(),
         };
         let skip = || Ok(Outcome::Skipped("no".to_owned()));
         assert_eq!(judge(suite, skip(), true, &context).failed, 1);
@@ -210,7 +239,7 @@ mod tests {
             "fmt counted no check: that is a failure",
             "fmt failed: x",
         ];
-        assert_eq!(context.failures.take(), said);
+        assert_eq!(std::mem::take(&mut *held(&context.failures)), said);
     }
 
     #[test]

@@ -56,19 +56,36 @@ pub(super) struct Suite {
     pub(super) test_target: Option<&'static str>,
     /// Whether it belongs to every check there is. One that has not been seen to hold often enough is run by who names it.
     pub(super) gates: bool,
+    /// Whether it boots boxes of its own, and may run beside another one that does.
+    pub(super) boxed: bool,
     /// Runs it.
     pub(super) run: fn(&Context) -> Result<Outcome>,
 }
 
 /// All suites, the quick ones first.
 pub(super) const SUITES: [Suite; 14] = [
-    Suite { name: "fmt", what: "the code is formatted", test_target: None, gates: true, run: cargo::fmt },
-    Suite { name: "clippy", what: "no lint warns", test_target: None, gates: true, run: cargo::clippy },
+    Suite {
+        name: "fmt",
+        what: "the code is formatted",
+        test_target: None,
+        gates: true,
+        boxed: false,
+        run: cargo::fmt,
+    },
+    Suite {
+        name: "clippy",
+        what: "no lint warns",
+        test_target: None,
+        gates: true,
+        boxed: false,
+        run: cargo::clippy,
+    },
     Suite {
         name: "deny",
         what: "licences, sources and duplicate versions of dependencies",
         test_target: None,
         gates: true,
+        boxed: false,
         run: deny::run,
     },
     Suite {
@@ -76,6 +93,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "unit, property, golden and documentation tests",
         test_target: None,
         gates: true,
+        boxed: false,
         run: cargo::unit,
     },
     Suite {
@@ -83,6 +101,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "small guests on this machine's /dev/kvm",
         test_target: Some("kvm"),
         gates: true,
+        boxed: false,
         run: cargo::kvm,
     },
     Suite {
@@ -90,6 +109,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "the daemon with small guests on this machine's /dev/kvm: it is killed, and they are",
         test_target: Some("daemon"),
         gates: true,
+        boxed: false,
         run: cargo::daemon,
     },
     Suite {
@@ -97,6 +117,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "the units under a real systemd, with small guests on this machine's /dev/kvm",
         test_target: Some("systemd"),
         gates: true,
+        boxed: false,
         run: cargo::systemd,
     },
     Suite {
@@ -104,6 +125,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "disk images beside QEMU's tools, and disks of guests that are killed",
         test_target: Some("disk"),
         gates: true,
+        boxed: false,
         run: cargo::disk,
     },
     Suite {
@@ -111,6 +133,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "links in network namespaces of this kernel",
         test_target: Some("netns"),
         gates: true,
+        boxed: false,
         run: cargo::netns,
     },
     Suite {
@@ -118,6 +141,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "the whole program in namespaces: nobody is locked out, drift, other tools, owners of links",
         test_target: Some("host"),
         gates: true,
+        boxed: false,
         run: cargo::whole_program,
     },
     Suite {
@@ -125,6 +149,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "changes of the host, killed at every boundary of their steps",
         test_target: Some("crash"),
         gates: true,
+        boxed: false,
         run: cargo::crash,
     },
     Suite {
@@ -132,6 +157,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "scenarios in the emulated box, Debian's kernel",
         test_target: None,
         gates: true,
+        boxed: true,
         run: lab::debian,
     },
     Suite {
@@ -139,6 +165,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "scenarios in the emulated box, the iommufd kernel",
         test_target: None,
         gates: true,
+        boxed: true,
         run: lab::iommufd,
     },
     Suite {
@@ -146,6 +173,7 @@ pub(super) const SUITES: [Suite; 14] = [
         what: "an installed Debian in the emulated box, started by the distribution's firmware",
         test_target: None,
         gates: false,
+        boxed: true,
         run: lab::uefi,
     },
 ];

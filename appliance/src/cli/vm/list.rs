@@ -62,7 +62,12 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
         match look(&place) {
             Ok(entry) => entries.push(entry),
             // Not ours, gone in this moment, or long dead and cleaned up now.
-            Err(ClientError::NotRunning(_) | ClientError::Between(_) | ClientError::NotAllowed { .. }) => {}
+            Err(
+                ClientError::NotRunning(_)
+                | ClientError::Between(_)
+                | ClientError::Ended(_)
+                | ClientError::NotAllowed { .. },
+            ) => {}
             Err(error @ ClientError::Dead(..)) => tracing::warn!("{error}"),
             Err(error) => {
                 complain(&error.into());

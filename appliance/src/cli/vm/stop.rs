@@ -34,11 +34,18 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     let was_stopped = notes.is_stopped();
     let noted = notes.start().map_or(Ok(()), |_| notes.set_stopped(true));
     noted.map_err(Failure::Refused)?;
-    if let Err(error) = client.ask(&Request::Stop { timeout_ms: arguments.timeout.saturating_mul(1000) }) {
-        if let Err(error) = notes.set_stopped(was_stopped) {
-            tracing::warn!("{error:#}");
+    match client.ask(&Request::Stop { timeout_ms: arguments.timeout.saturating_mul(1000) }) {
+        Ok(_) => {}
+        Err(ClientError::Ended(vm)) => {
+            print(&format!("Guest `{vm}` has ended by itself meanwhile."));
+            return Ok(Exit::Success);
         }
-        return Err(error.into());
+        Err(error) => {
+            if let Err(error) = notes.set_stopped(was_stopped) {
+                tracing::warn!("{error:#}");
+            }
+            return Err(error.into());
+        }
     }
     let how = client.wait_for_end()?;
     client.wait_for_process().context("Waiting for the guest's process to end")?;
