@@ -43,6 +43,8 @@ pub struct Spec {
     pub forward: Option<(u16, u16)>,
     /// Whether L1 boots again when it resets; else QEMU ends.
     pub reboots: bool,
+    /// Whether L1 has a second NUMA node: with memory and a card, and without a processor.
+    pub two_nodes: bool,
 }
 
 /// The kernel command line every L1 gets. A periodic tick: where the emulator loses one, the next one comes all the same.
@@ -74,12 +76,11 @@ pub fn arguments(spec: &Spec, data: &Path) -> Vec<String> {
         let mode = if share.writable { "" } else { ",readonly=on" };
         let path = share.path.display().to_string().replace(',', ",,");
         arguments.pair(
-            "-virtfs",
-            format!(
-                "local,id=share{index},path={path},mount_tag={},security_model=none,multidevs=remap{mode}",
-                share.tag
-            ),
+            "-fsdev",
+            format!("local,id=share{index},path={path},security_model=none,multidevs=remap{mode}"),
         );
+        let tag = share.tag;
+        arguments.pair("-device", format!("virtio-9p-pci,fsdev=share{index},mount_tag={tag},bus=pcie.0"));
     }
     arguments.list
 }
@@ -129,6 +130,12 @@ impl Arguments {
         // One processor: with two that run guests at once, the emulator's nested virtualization fails within minutes.
         self.pair("-smp", "1");
         self.pair("-m", "2560M");
+        if spec.two_nodes {
+            for (node, size, processors) in [(0, "1536M", ",cpus=0"), (1, "1024M", "")] {
+                self.pair("-object", format!("memory-backend-ram,id=memory{node},size={size}"));
+                self.pair("-numa", format!("node,nodeid={node},memdev=memory{node}{processors}"));
+            }
+        }
         self.pair("-device", "intel-iommu,intremap=on,eim=on");
         self.pair("-kernel", spec.kernel.display().to_string());
         self.pair("-initrd", spec.initrd.display().to_string());
@@ -157,6 +164,13 @@ impl Arguments {
             self.behind_port(&format!(
                 "{model},id=nic{index},netdev=wire{index},mac=52:54:00:10:00:{index:02x},romfile="
             ));
+        }
+        if spec.two_nodes {
+            // A root bus of its own, which the firmware's tables say is near the second node.
+            self.pair("-device", "pxb-pcie,id=far,bus=pcie.0,bus_nr=128,numa_node=1,addr=0x1e");
+            self.pair("-device", "pcie-root-port,id=rpfar,bus=far,chassis=100,slot=100");
+            self.pair("-netdev", "hubport,id=wirefar,hubid=0");
+            self.pair("-device", "e1000e,id=nicfar,netdev=wirefar,mac=52:54:00:10:00:11,romfile=,bus=rpfar");
         }
         if let Some((host, inside)) = spec.forward {
             // restrict: the box reaches nothing outside; only this port leads in.
@@ -194,6 +208,7 @@ mod tests {
             results: Some(7),
             interactive: false,
             reboots: false,
+            two_nodes: false,
             forward: None,
         };
         let all = arguments(&spec, Path::new("/data"));

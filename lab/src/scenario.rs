@@ -31,6 +31,8 @@ pub struct Scenario {
     pub own_boot: bool,
     /// Whether it reboots the box (`# boot: reboots`), which then runs it again; it has a boot of its own, too.
     pub reboots: bool,
+    /// Whether the box has two NUMA nodes (`# box: two-nodes`); it has a boot of its own, too.
+    pub two_nodes: bool,
     /// Whether suites run it; with `# gates: no`, which is for one that has not been seen to hold often enough, only those
     /// who name it do.
     pub gates: bool,
@@ -62,6 +64,7 @@ impl Scenario {
             timeout: TIMEOUT,
             own_boot: false,
             reboots: false,
+            two_nodes: false,
             gates: true,
             suite: SUITE.to_owned(),
             needs_debian: false,
@@ -86,8 +89,13 @@ impl Scenario {
                 "examples" => scenario.examples = value.split_whitespace().map(str::to_owned).collect(),
                 "boot" => {
                     scenario.reboots = value == "reboots";
-                    scenario.own_boot = scenario.reboots || value == "own";
+                    scenario.own_boot |= scenario.reboots || value == "own";
                 }
+                "box" if value == "two-nodes" => {
+                    scenario.two_nodes = true;
+                    scenario.own_boot = true;
+                }
+                "box" => bail!("there is no box {value:?}, only two-nodes"),
                 "kernels" => {
                     let named = |name: &str| {
                         [Flavour::Debian, Flavour::Iommufd].into_iter().find(|one| one.name() == name)

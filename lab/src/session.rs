@@ -142,6 +142,7 @@ impl Lab {
             interactive: false,
             forward: None,
             reboots: false,
+            two_nodes: false,
         }
     }
 
@@ -174,7 +175,8 @@ impl Lab {
             }
             let log = output.join(format!("console-{number}.log"));
             let reboots = group.iter().any(|scenario| scenario.reboots);
-            let mut spec = Spec { reboots, ..self.spec(&run) };
+            let two_nodes = group.iter().any(|scenario| scenario.two_nodes);
+            let mut spec = Spec { reboots, two_nodes, ..self.spec(&run) };
             if let Some(path) = installed.clone().filter(|_| group.iter().any(|one| one.needs_debian)) {
                 spec.shares.push(Share { tag: "installed", path, writable: false });
             }

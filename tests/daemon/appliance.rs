@@ -1,6 +1,6 @@
 //! One appliance: its folders, its file, and daemons that come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -68,6 +68,18 @@ impl Appliance {
         Daemon::new(command)
     }
 
+    /// The same in a network namespace that outlives it.
+    pub(crate) fn daemon_within(&self, namespace: &Namespace, words: &[&str]) -> Daemon {
+        Daemon::new(namespace.command(&self.daemon_command(words)))
+    }
+
+    /// `throughway status`, in a network namespace.
+    pub(crate) fn status_within(&self, namespace: &Namespace) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_throughway"));
+        command.arg("status").arg("--state-dir").arg(self.path("state"));
+        namespace.command(&command).output().unwrap()
+    }
+
     /// `throughway daemon`, to its end.
     pub(crate) fn refused(&self) -> Output {
         self.daemon_command(&[]).output().unwrap()
@@ -88,19 +100,19 @@ impl Appliance {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Whether the host is being changed.
+    pub(crate) fn is_changing(&self) -> bool {
+        let state = self.path("state").display().to_string();
+        let changes =
+            |words: &[String]| words.get(1).is_some_and(|word| word == "apply" || word == "restore");
+        command_lines().any(|(_, words)| changes(&words) && words.contains(&state))
+    }
+
     /// Processes of guests of this appliance, whether they can be asked anything or not; none is there twice.
     pub(crate) fn processes(&self) -> BTreeMap<String, u32> {
         let run = self.path("run").display().to_string();
         let mut found = BTreeMap::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-                continue;
-            };
-            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let words: Vec<String> = words
-                .split(|byte| *byte == 0)
-                .map(|word| String::from_utf8_lossy(word).into_owned())
-                .collect();
+        for (pid, words) in command_lines() {
             if words.get(1).is_some_and(|word| word == "run") && words.contains(&run) {
                 let at = words.iter().position(|word| word == "--vm").unwrap();
                 let twice = found.insert(words[at + 1].clone(), pid);
@@ -140,6 +152,16 @@ impl Drop for Appliance {
     }
 }
 
+/// All processes, each with the words of its command line.
+fn command_lines() -> impl Iterator<Item = (u32, Vec<String>)> {
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words = words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+        Some((pid, words.collect()))
+    })
+}
+
 pub(crate) fn kill(pid: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal);
 }
@@ -152,6 +174,43 @@ pub(crate) fn kill_and_wait(pid: u32) {
         stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
     };
     wait_until("its process is gone", is_gone);
+}
+
+/// A network namespace, as long as a process of its own.
+pub(crate) struct Namespace(Child);
+
+impl Namespace {
+    pub(crate) fn new() -> Self {
+        let mut holder = Command::new("unshare");
+        // Its end, when this process is killed, is that of its input.
+        let holder = holder.args(["--net", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+        let namespace = Self(holder);
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        wait_until("the namespace is there", || of(&namespace.0.id().to_string()) != of("self"));
+        namespace
+    }
+
+    /// The command, run in it.
+    fn command(&self, command: &Command) -> Command {
+        let mut within = Command::new("nsenter");
+        within.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(command.get_program());
+        within.args(command.get_args()).stdin(Stdio::null()).env_remove("RUST_LOG");
+        within
+    }
+
+    /// Names of its links.
+    pub(crate) fn links(&self) -> BTreeSet<String> {
+        let text = fs::read_to_string(format!("/proc/{}/net/dev", self.0.id())).unwrap();
+        let names = text.lines().filter_map(|line| line.split_once(':'));
+        names.map(|(name, _)| name.trim().to_owned()).collect()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A daemon.

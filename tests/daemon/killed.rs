@@ -1,11 +1,12 @@
 //! Daemons and guests that are killed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::appliance::{Appliance, file, guest, kill_and_wait};
+use crate::appliance::{Appliance, Namespace, file, guest, kill_and_wait};
 use crate::machine::{available, wait_until};
 
 /// Numbers that look drawn, the same in each run.
@@ -56,6 +57,57 @@ fn a_daemon_killed_fifty_times_loses_no_guest_and_starts_none_twice() {
     daemon.signal(Signal::INT);
     daemon.end();
     assert_eq!(appliance.running(), last, "they go on without a daemon");
+}
+
+/// Bridges of these names beside the one that guests are on.
+fn with_bridges(names: &[&str]) -> String {
+    let guests = file(&[
+        guest("first", "halt", "autostart: true, nics: {lan: {network: br0}}"),
+        guest("second", "halt", "autostart: true"),
+    ]);
+    let bridges: String = names.iter().map(|name| format!("  {name}: {{type: bridge}}\n")).collect();
+    let host = "host: {iommu: optional, interrupt-remapping: optional}\n";
+    format!("{guests}{host}networks:\n  br0: {{type: bridge}}\n{bridges}")
+}
+
+#[test]
+fn a_daemon_killed_fifty_times_with_an_apply_under_way_leaves_nothing_half_done() {
+    if !available() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let sides = [["a1", "a2", "a3", "a4", "a5", "a6"], ["b1", "b2", "b3", "b4", "b5", "b6"]];
+    let namespace = Namespace::new();
+    let appliance = Appliance::new(&with_bridges(&sides[0]));
+    let mut daemon = appliance.daemon_within(&namespace, &[]);
+    let guests = appliance.wait_for(&["first", "second"]);
+    let links = namespace.links();
+    let others = links.iter().filter(|name| !sides[0].contains(&name.as_str()));
+    let others: BTreeSet<String> = others.cloned().collect();
+    let whole: Vec<BTreeSet<String>> = sides
+        .iter()
+        .map(|names| others.iter().cloned().chain(names.iter().map(|name| (*name).to_owned())).collect())
+        .collect();
+    assert_eq!(links, whole[0]);
+    let (mut drawn, mut seen) = (Drawn(0x6b69_6c6c_6564_2d39), [0, 0]);
+    for round in 0..50 {
+        let now = usize::from(namespace.links() == whole[1]);
+        appliance.write(&with_bridges(&sides[1 - now]));
+        daemon.signal(Signal::HUP);
+        std::thread::sleep(Duration::from_millis(drawn.below(200)));
+        daemon.kill();
+        // What was begun goes on to its end, or goes back, with a daemon that comes back at once.
+        daemon = appliance.daemon_within(&namespace, &[]);
+        daemon.wait_for("Guest `second` runs");
+        wait_until("no change is under way", || !appliance.is_changing());
+        assert!(whole.contains(&namespace.links()), "round {round}: {:?}", namespace.links());
+        let status = appliance.status_within(&namespace);
+        assert!(status.status.success(), "round {round}: {}", String::from_utf8_lossy(&status.stdout));
+        seen[usize::from(namespace.links() == whole[1])] += 1;
+        assert!(!daemon.log().contains("ERROR"), "round {round}: {}", daemon.log());
+        assert_eq!(appliance.running(), guests, "round {round}: no guest stops");
+    }
+    assert!(seen.iter().all(|times| *times > 5), "both were seen: {seen:?}");
+    assert_eq!(appliance.processes(), guests);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Nobody is locked out by a change (`lockout`), what others change is seen (`drift`), what the program reports is what other tools
 //! say (`others`), a link that another program keeps is left to it
-//! (`owners`), and after a restart all is as it was (`restore`).
+//! (`owners`), after a restart all is as it was (`restore`), and the daemon changes the way by the same rules (`reload`).
 
 mod drift;
 mod lockout;
@@ -11,6 +11,7 @@ mod lockout;
 mod namespace;
 mod others;
 mod owners;
+mod reload;
 mod restore;
 mod visit;
 

@@ -36,6 +36,13 @@ fn set_up(boot: &Boot<'_>) -> BTreeMap<String, u32> {
     boot.wait_for(&["first", "second"])
 }
 
+/// How many guests have a control group.
+fn scopes(boot: &Boot<'_>) -> usize {
+    boot.run(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "throughway-guest-*"])
+        .lines()
+        .count()
+}
+
 /// In this order, with other things between them.
 fn come_in_order(log: &str, lines: &[&str]) {
     let mut from = 0;
@@ -95,6 +102,11 @@ fn guests_outlive_the_daemon_however_it_ends() {
     host.write("/etc/systemd/system/throughway.service.d/watchdog.conf", "[Service]\nWatchdogSec=2s\n");
     let boot = host.boot();
     let guests = set_up(&boot);
+    for (name, pid) in &guests {
+        let group = boot.run(&["cat", &format!("/proc/{pid}/cgroup")]);
+        assert!(group.contains(&format!("/throughway.slice/throughway-guest-{name}-")), "{group}");
+    }
+    assert_eq!(scopes(&boot), 2);
     let mut daemon = boot.daemon();
     let next = |daemon: u32| {
         wait_until(
@@ -122,12 +134,18 @@ fn guests_outlive_the_daemon_however_it_ends() {
     daemon = next(daemon);
     boot.run(&["kill", "-STOP", &daemon.to_string()]);
     next(daemon);
-    assert!(boot.text(&["journalctl", "-o", "cat", "-u", "throughway.service"]).contains("Watchdog timeout"));
+    let said = boot.text(&["journalctl", "-o", "cat", "-u", "throughway.service"]);
+    assert!(said.contains("Watchdog timeout"));
+    assert!(!said.contains("left-over"), "guests are nobody's left-over: {said}");
+    boot.run(&["kill", "-KILL", &guests["first"].to_string()]);
+    wait_until(|| boot.journal(), || boot.running().get("first").is_some_and(|now| *now != guests["first"]));
+    wait_until(|| boot.text(&["systemctl", "list-units", "--all"]), || scopes(&boot) == 2);
 
     boot.run(&["systemctl", "stop", "throughway-guests.service"]);
     boot.wait_for(&[]);
     assert_eq!(boot.property("throughway.service", "ActiveState"), "inactive");
     assert_eq!(boot.property("throughway.service", "Result"), "success");
+    wait_until(|| boot.text(&["systemctl", "list-units", "--all"]), || scopes(&boot) == 0);
     boot.run(&["systemctl", "start", "throughway-guests.service"]);
     let anew = boot.wait_for(&["first", "second"]);
     assert_ne!(anew, guests);

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context as _;
 
 use super::RunDir;
+use super::scope::in_scope;
 use crate::apply::{Holder, file_name};
 
 /// A log larger than this is put aside before the next start.
@@ -88,7 +89,7 @@ impl Launch<'_> {
 
     fn command(&self) -> anyhow::Result<Command> {
         let absolute = |path: &Path| std::path::absolute(path).context("Finding the current folder");
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = in_scope(self.vm, self.running).unwrap_or_else(|| Command::new("/proc/self/exe"));
         command.arg("run").arg(absolute(self.file)?).args(["--vm", self.vm, "--detached"]);
         let log = format!("{}.console.log", file_name(self.vm));
         command.arg("--console-log").arg(absolute(self.logs)?.join(log));

@@ -14,6 +14,7 @@ mod launch;
 mod log;
 mod notes;
 mod place;
+mod scope;
 
 pub use client::{Answer, Client, ClientError};
 pub use end::End;
