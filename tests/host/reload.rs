@@ -41,8 +41,12 @@ impl<'a> Daemon<'a> {
         Self { visited, child: command.spawn().unwrap(), log }
     }
 
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
     fn says(&self, text: &str) {
-        wait_for(text, SOON, || std::fs::read_to_string(&self.log).unwrap().contains(text).then_some(()));
+        wait_for(text, SOON, || self.log().contains(text).then_some(()));
     }
 
     fn reload(&self, text: &str) {
@@ -71,6 +75,7 @@ fn a_reload_waits_for_somebody_and_goes_back_although_the_daemon_is_killed() {
         visited.change(2, "waiting");
         drop(daemon);
         let daemon = Daemon::start(&visited, &file, "second.log");
+        daemon.says("Change 2 waits to be confirmed");
         keepalive.is_cut_off_within(SOON);
         keepalive.comes_back_within(SOON);
         let record = visited.change(2, "reverted");
@@ -81,6 +86,7 @@ fn a_reload_waits_for_somebody_and_goes_back_although_the_daemon_is_killed() {
         visited.change(3, "waiting");
         assert_eq!(visited.run("confirm 3").0, 0);
         daemon.says("The host is as the file says");
+        assert!(!daemon.log().contains("ERROR"), "{}", daemon.log());
         assert_ne!(settings(), before);
     });
 }

@@ -212,8 +212,7 @@ impl Running {
         line.lines().last().unwrap().to_owned()
     }
 
-    fn give_up(&mut self, text: &str) -> ! {
-        let _ = self.child.kill();
+    fn give_up(&self, text: &str) -> ! {
         panic!("{text:?} never came; console: {:?}; log: {}", self.console.text(), self.log.text());
     }
 
@@ -284,6 +283,14 @@ impl Running {
         assert!(ended.code.is_some(), "{status}; console: {:?}; log: {}", ended.console, ended.log);
         assert!(!ended.log.contains("panicked"), "{}", ended.log);
         ended
+    }
+}
+
+impl Drop for Running {
+    /// No guest outlives its test, whatever became of that.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::apply::{self, History, write_whole};
+use crate::apply::{self, History, Record, State, write_whole};
 use crate::config::{self, Document, Vm};
 
 /// What of it the daemon needs.
@@ -41,6 +41,15 @@ pub(super) fn read(state: &Path) -> anyhow::Result<Applied> {
     }
     let folder = current.file.as_deref().and_then(Path::parent).map(Path::to_owned);
     Ok(Applied { text: Some(document.text), file: current.file.clone(), folder, vms: config.vms })
+}
+
+/// The change that waits to be confirmed, where one does, with the process that puts it back in time.
+pub(super) fn waits(state: &Path) -> Option<u64> {
+    let records = History::at(state).records().ok()?;
+    let is_alive =
+        |record: &&Record| matches!(&record.state, State::Waiting { holder, .. } if holder.is_alive());
+    let waits = records.iter().find(is_alive);
+    waits.map(|record| record.id)
 }
 
 /// The copy.

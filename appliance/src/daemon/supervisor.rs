@@ -93,7 +93,9 @@ impl Supervisor {
         watch::folders(running.path(), &running.notes_folder(), &history, self.to.clone())?;
         self.read_what_holds();
         self.survey()?;
+        let waits = applied::waits(&self.options.state);
         let change = match (&self.applied.text, &self.options.file) {
+            _ if waits.is_some() => None,
             (Some(_), _) => Some(Change::Restore(self.options.wait)),
             (None, Some(file)) if file.exists() => Some(Change::Apply(file)),
             (None, _) => None,
@@ -104,9 +106,14 @@ impl Supervisor {
                 change::begin(change, &self.options.state, &self.to);
             }
             None => {
-                tracing::info!(
-                    "No file is applied yet: `throughway apply FILE` does it, and its guests start then"
-                );
+                match waits {
+                    Some(id) => tracing::info!(
+                        "Change {id} waits to be confirmed: until `throughway confirm {id}`, or until it is put back, the host is left to it"
+                    ),
+                    None => tracing::info!(
+                        "No file is applied yet: `throughway apply FILE` does it, and its guests start then"
+                    ),
+                }
                 self.go_on();
             }
         }
