@@ -106,6 +106,9 @@ enum Bench {
         /// How often each VMM starts the guest.
         #[arg(long, default_value = "20")]
         rounds: usize,
+        /// With a network card on a bridge, a disk and a source of entropy; needs root, and a network namespace of its own.
+        #[arg(long)]
+        devices: bool,
         /// Take this throughway binary instead of building one.
         #[arg(long, value_name = "PATH")]
         bin: Option<PathBuf>,
@@ -165,8 +168,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let worked = demo::run(&demo::Options { kernel, binary: bin, exit })?;
             Ok(if worked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Bench { what: Bench::Start { rounds, bin } } => {
-            bench::start::run(&bench::start::Options { rounds, binary: bin })?;
+        Command::Bench { what: Bench::Start { rounds, devices, bin } } => {
+            bench::start::run(&bench::start::Options { rounds, binary: bin, devices })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bench { what: Bench::Vf { rounds, kernel, bin } } => {

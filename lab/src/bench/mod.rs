@@ -3,6 +3,7 @@
 //! What is printed is what docs/benchmarks.md has. Nothing here is a test: no figure makes anything fail.
 
 mod boxed;
+mod devices;
 pub mod figures;
 mod guest;
 pub mod machine;

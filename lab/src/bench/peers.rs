@@ -33,6 +33,12 @@ impl Contestant {
         Self::new("Throughway", program, command.into())
     }
 
+    /// With more arguments.
+    pub(super) fn with(mut self, more: Vec<String>) -> Self {
+        self.command.extend(more);
+        self
+    }
+
     /// From a fresh copy of its program. How a file came into the page cache (piece by piece, in large folios, joined since)
     /// is up to a fifth of a start's page faults, so it must be the same for who is compared.
     pub(super) fn copied(mut self, folder: &Path) -> Result<Self> {

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+use super::devices::{self, Devices};
 use super::figures::{Series, shown, table};
 use super::memory::overhead;
 use super::peers::{self, Contestant};
@@ -33,6 +35,8 @@ pub struct Options {
     pub rounds: usize,
     /// The `throughway` binary, built when none.
     pub binary: Option<PathBuf>,
+    /// Whether the guest has a network card on a bridge, a disk and a source of entropy.
+    pub devices: bool,
 }
 
 /// What was measured of one VMM.
@@ -48,22 +52,36 @@ pub fn run(options: &Options) -> Result<()> {
     if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
         bail!("Opening /dev/kvm: {error}; starts are measured on KVM");
     }
+    if options.devices {
+        devices::alone()?;
+    }
     let binary = fresh::given(options.binary.as_deref())?;
     let cache = Cache::open()?;
     let sysroot = Sysroot::open(&cache)?;
     let folder = tempfile::tempdir().context("Making a scratch folder")?;
     let kernel = guest::build(folder.path())?;
     let file = folder.path().join("bench.yaml");
-    let appliance = format!(
+    let made = options.devices.then(|| Devices::make(folder.path())).transpose()?;
+    let mut appliance = format!(
         "version: 1\nvms:\n  bench:\n    cpus: 1\n    memory: {MIB}MiB\n    boot: {{kernel: {}}}\n",
         kernel.display()
     );
+    let (mut ours, mut alioth) =
+        (Contestant::ours(binary, &file, "bench"), Contestant::alioth(&cache, &kernel, MIB)?);
+    if let Some(devices) = &made {
+        appliance.push_str(&devices.ours());
+        ours = ours.with(devices.state());
+        alioth = alioth.with(devices.alioth());
+    }
     std::fs::write(&file, appliance).with_context(|| format!("Writing {}", file.display()))?;
-    let both = [Contestant::ours(binary, &file, "bench"), Contestant::alioth(&cache, &kernel, MIB)?];
-    let mut all: Vec<_> = both.into_iter().map(|one| one.copied(folder.path())).collect::<Result<_>>()?;
+    let copied = [ours, alioth].into_iter().map(|one| one.copied(folder.path()));
+    let mut all: Vec<_> = copied.collect::<Result<_>>()?;
     let version = format!("QEMU {}", peers::qemu_version(&sysroot)?);
     for machine in ["microvm", "q35"] {
         let mut qemu = qemu(&sysroot, &kernel, machine)?;
+        if let Some(devices) = &made {
+            qemu = qemu.with(devices.qemu(machine));
+        }
         qemu.name = qemu.name.replace("QEMU", &version);
         all.push(qemu);
     }
@@ -131,6 +149,17 @@ fn kib(value: u64) -> f64 {
 /// A VMM under way; ended when dropped.
 struct Running(Child);
 
+impl Running {
+    /// Asks it to end, so that it gives back what it has of the host; a moment later it is killed.
+    fn end(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -158,7 +187,9 @@ fn once(contestant: &Contestant) -> Result<(Duration, super::memory::Overhead)> 
         bail!("{name}: no word of its guest{}", last_words(&mut child));
     }
     std::thread::sleep(SETTLE);
-    Ok((took, overhead(child.0.id(), MIB << 20)?))
+    let memory = overhead(child.0.id(), MIB << 20)?;
+    child.end();
+    Ok((took, memory))
 }
 
 /// What a VMM that failed said last.
