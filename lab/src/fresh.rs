@@ -51,6 +51,11 @@ pub fn given(binary: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
+/// Builds the program that writes the manual pages.
+pub fn manual() -> Result<PathBuf> {
+    build("the manual's writer", &["--package", "throughway", "--example", "manual"])
+}
+
 /// Builds a program of the lab's own and returns it: an example of the crate `vfio`, or of another one as `netconfig/vf`; or a
 /// suite of whole-program tests as `tests/netns`.
 pub fn example(name: &str) -> Result<PathBuf> {

@@ -85,6 +85,8 @@ enum Command {
         /// Targets; all where none is named.
         targets: Vec<String>,
     },
+    /// Build the Debian package, with manual pages and completions, and say where it is.
+    Package,
     /// Run every check there is, and close with "N passed, N failed".
     ///
     /// A suite that cannot run here says why and is skipped; REQUIRE=kvm,lab (or
@@ -167,6 +169,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Demo { exit, kernel, bin } => {
             let worked = demo::run(&demo::Options { kernel, binary: bin, exit })?;
             Ok(if worked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Package => {
+            anstream::println!("{}", throughway_lab::package::build()?.display());
+            Ok(ExitCode::SUCCESS)
         }
         Command::Bench { what: Bench::Start { rounds, devices, bin } } => {
             bench::start::run(&bench::start::Options { rounds, binary: bin, devices })?;

@@ -26,11 +26,11 @@ cd "$1/memory"
 mkdir upper work root
 mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
 rm -rf root/var/lib/throughway root/var/log/throughway root/etc/systemd/system root/var/log/journal
-mkdir -p root/etc/systemd/system root/etc/throughway root/var/log/journal
-cp "$1"/units/*.service root/etc/systemd/system/
+mkdir -p root/etc/systemd/system root/var/log/journal
 ln -s /usr/lib/systemd/system/multi-user.target root/etc/systemd/system/default.target
-cp "$1/throughway" root/usr/bin/throughway
-cp "$1/box.yaml" "$1/guest.elf" root/etc/throughway/
+cp -a "$1/files/." root/
+# Containers have one that lets no package start a service.
+rm -f root/usr/sbin/policy-rc.d
 echo made
 exec sleep infinity
 "#;
@@ -67,7 +67,7 @@ pub(crate) fn available() -> bool {
         return true;
     };
     let required = std::env::var("REQUIRE").unwrap_or_default();
-    let required = required.split(',').any(|suite| matches!(suite.trim(), "systemd" | "all"));
+    let required = required.split(',').any(|suite| matches!(suite.trim(), "systemd" | "package" | "all"));
     assert!(!required, "the suite systemd is required: {why}");
     eprintln!("skipped: {why}");
     false
@@ -96,20 +96,41 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// With this appliance file, in which guests boot `/etc/throughway/guest.elf`.
+    /// With the program, its units, and this appliance file, in which guests boot `/etc/throughway/guest.elf`.
+    #[allow(dead_code, reason = "the suite package installs them")]
     pub(crate) fn new(file: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let inside = |path: &str| {
+            let path = folder.path().join("files").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            path
+        };
+        let units = concat!(env!("CARGO_MANIFEST_DIR"), "/appliance/systemd");
+        for entry in fs::read_dir(units).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            fs::copy(entry.path(), inside(&format!("etc/systemd/system/{name}"))).unwrap();
+        }
+        fs::copy(env!("CARGO_BIN_EXE_throughway"), inside("usr/bin/throughway")).unwrap();
+        fs::copy(image::elf(), inside("etc/throughway/guest.elf")).unwrap();
+        fs::write(inside("etc/throughway/appliance.yaml"), file).unwrap();
+        Self::of(folder)
+    }
+
+    /// With these files of this machine's, each with its path there.
+    #[allow(dead_code, reason = "the suite systemd has the program there already")]
+    pub(crate) fn with(files: &[(&Path, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (from, to) in files {
+            let path = folder.path().join("files").join(to.trim_start_matches('/'));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::copy(from, path).unwrap();
+        }
+        Self::of(folder)
+    }
+
+    fn of(folder: TempDir) -> Self {
         let path = folder.path();
         fs::create_dir(path.join("memory")).unwrap();
-        fs::create_dir(path.join("units")).unwrap();
-        for entry in
-            fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/appliance/systemd")).unwrap().flatten()
-        {
-            fs::copy(entry.path(), path.join("units").join(entry.file_name())).unwrap();
-        }
-        fs::copy(env!("CARGO_BIN_EXE_throughway"), path.join("throughway")).unwrap();
-        fs::copy(image::elf(), path.join("guest.elf")).unwrap();
-        fs::write(path.join("box.yaml"), file).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--mount", "--kill-child", "--fork", "bash", "-c", FILES, "bash"]).arg(path);
         let mut files = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -281,6 +302,7 @@ impl Boot<'_> {
     }
 
     /// Waits for its end.
+    #[allow(dead_code, reason = "the suite package does not end it by itself")]
     pub(crate) fn end(mut self) {
         let deadline = Instant::now() + PATIENCE;
         while self.process.try_wait().unwrap().is_none() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::host::{Boot, Host, available, wait_until};
 
-const FILE: &str = "/etc/throughway/box.yaml";
+const FILE: &str = "/etc/throughway/appliance.yaml";
 
 /// A guest that does this; more keys.
 fn guest(name: &str, test: &str, more: &str) -> String {

@@ -229,7 +229,7 @@ pub fn revert(record: Record, why: &str, history: &History, host: &Host) -> anyh
     history.give_up(record, why.to_owned())
 }
 
-/// Puts back what changes did whose processes are gone; how many. What they did before the box was started anew went with that.
+/// Puts back what changes did whose processes are gone; how many. Who calls holds the ledger's lock. What they did before the box was started anew went with that.
 pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> {
     let mut count: usize = 0;
     for record in history.records()? {
@@ -239,7 +239,8 @@ pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> 
                 history.commit(record)?;
                 continue;
             }
-            State::Applying { holder } if !holder.is_alive() => "its process ended in the middle of it",
+            // Who applies holds the lock: it is ours now. (A process that is ending lets go of it a moment before it is gone.)
+            State::Applying { .. } => "its process ended in the middle of it",
             State::Waiting { holder, .. } if !holder.is_alive() => {
                 "its process ended before anybody confirmed it"
             }
@@ -257,4 +258,28 @@ pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> 
         count = count.saturating_add(1);
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that was killed lets go of the lock while it can still be seen.
+    #[test]
+    fn who_has_the_lock_puts_back_what_was_being_applied_although_its_process_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (history, host) = (History::at(folder.path()), Host::at(folder.path()));
+        let ledger = Ledger::at(folder.path());
+        let record = history.begin("a change".into(), None, Vec::new()).unwrap();
+        assert!(matches!(&record.state, State::Applying { holder } if holder.is_alive()));
+        history.write(&record).unwrap();
+        let mut waits = history.begin("another".into(), None, Vec::new()).unwrap();
+        waits.state = State::Waiting { holder: Holder::this(""), until: now() };
+        history.write(&waits).unwrap();
+        let _lock = ledger.lock().unwrap();
+        assert_eq!(revert_the_dead(&history, &host).unwrap(), 1);
+        let records = history.records().unwrap();
+        assert!(matches!(records[0].state, State::Reverted { .. }));
+        assert_eq!(records[1], waits, "who waits has let go of the lock on purpose");
+    }
 }

@@ -10,7 +10,10 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 7] = ["kvm", "daemon", "systemd", "disk", "netns", "crash", "host"];
+const PRIVILEGED: [&str; 8] = ["kvm", "daemon", "systemd", "disk", "netns", "crash", "host", "package"];
+
+/// What suites of a whole system need beside the others.
+const SYSTEMD: [(&str, &str); 1] = [("systemd", "is process 1 of hosts that the suite makes in namespaces")];
 
 pub(super) fn fmt(context: &Context) -> Result<Outcome> {
     verdict(context, "fmt", fresh::cargo().args(["fmt", "--all", "--check"]))
@@ -74,11 +77,15 @@ pub(super) fn systemd(context: &Context) -> Result<Outcome> {
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
         return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
     }
-    in_namespaces(
-        context,
-        "systemd",
-        &[("systemd", "is process 1 of hosts that the suite makes in namespaces")],
-    )
+    in_namespaces(context, "systemd", &SYSTEMD, None)
+}
+
+/// The life of this package.
+pub(super) fn package(context: &Context, file: &Path) -> Result<Outcome> {
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    }
+    in_namespaces(context, "package", &SYSTEMD, Some(("THROUGHWAY_DEB", file)))
 }
 
 pub(super) fn disk(context: &Context) -> Result<Outcome> {
@@ -93,18 +100,24 @@ pub(super) fn disk(context: &Context) -> Result<Outcome> {
 }
 
 pub(super) fn netns(context: &Context) -> Result<Outcome> {
-    in_namespaces(context, "netns", &[])
+    in_namespaces(context, "netns", &[], None)
 }
 
 pub(super) fn whole_program(context: &Context) -> Result<Outcome> {
-    in_namespaces(context, "host", &[])
+    in_namespaces(context, "host", &[], None)
 }
 
 pub(super) fn crash(context: &Context) -> Result<Outcome> {
-    in_namespaces(context, "crash", &[])
+    in_namespaces(context, "crash", &[], None)
 }
 
-fn in_namespaces(context: &Context, suite: &str, more: &[(&str, &str)]) -> Result<Outcome> {
+/// Runs a suite that makes namespaces: with `more` packages installed, and a path in a variable of its environment.
+fn in_namespaces(
+    context: &Context,
+    suite: &str,
+    more: &[(&str, &str)],
+    variable: Option<(&str, &Path)>,
+) -> Result<Outcome> {
     let mut packages = vec![
         ("iproute2", "the suites in namespaces make links with ip(8), and compare with what it says"),
         ("nftables", "NAT networks are rules of nft(8)"),
@@ -135,6 +148,9 @@ fn in_namespaces(context: &Context, suite: &str, more: &[(&str, &str)]) -> Resul
     }
     // What can run here must run: a test that skips itself would be a lie by now.
     command.env("REQUIRE", suite);
+    if let Some((name, path)) = variable {
+        command.env(name, path);
+    }
     command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", suite]);
     Ok(Outcome::Ran(tests(context, suite, &mut command)?))
 }

@@ -3,6 +3,7 @@
 mod cargo;
 mod deny;
 mod lab;
+mod package;
 mod suite;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 
-use super::{Context, cargo, deny, lab};
+use super::{Context, cargo, deny, lab, package};
 
 /// How many checks passed, failed, and could not be made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 14] = [
+pub(super) const SUITES: [Suite; 15] = [
     Suite {
         name: "fmt",
         what: "the code is formatted",
@@ -119,6 +119,14 @@ pub(super) const SUITES: [Suite; 14] = [
         gates: true,
         boxed: false,
         run: cargo::systemd,
+    },
+    Suite {
+        name: "package",
+        what: "the Debian package: lintian, and installed, upgraded, removed and purged under a real systemd",
+        test_target: Some("package"),
+        gates: true,
+        boxed: false,
+        run: package::run,
     },
     Suite {
         name: "disk",

@@ -18,7 +18,9 @@ impl Supervisor {
             tracing::info!("The file is read anew once the change that is being made is done");
             return;
         }
-        let Some(file) = self.options.file.clone().or_else(|| self.applied.file.clone()) else {
+        let given = self.options.file.clone();
+        let there = given.clone().filter(|file| file.exists());
+        let Some(file) = there.or_else(|| self.applied.file.clone()).or(given) else {
             tracing::error!("No file is applied, and none was given: `throughway apply FILE` does it");
             return;
         };
