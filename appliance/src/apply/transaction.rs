@@ -229,7 +229,8 @@ pub fn revert(record: Record, why: &str, history: &History, host: &Host) -> anyh
     history.give_up(record, why.to_owned())
 }
 
-/// Puts back what changes did whose processes are gone; how many. Who calls holds the ledger's lock. What they did before the box was started anew went with that.
+/// Puts back what changes did whose processes are gone; how many. What they did before the box was started anew went with that.
+/// Who calls holds the ledger's lock.
 pub fn revert_the_dead(history: &History, host: &Host) -> anyhow::Result<usize> {
     let mut count: usize = 0;
     for record in history.records()? {

@@ -12,6 +12,8 @@ use crate::cli::failure::Failure;
 use crate::control::ClientError;
 use crate::daemon::daemon_of;
 
+const GONE: &str = "Waiting for the guest's process to end";
+
 #[derive(Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -37,6 +39,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     match client.ask(&Request::Stop { timeout_ms: arguments.timeout.saturating_mul(1000) }) {
         Ok(_) => {}
         Err(ClientError::Ended(vm)) => {
+            client.wait_for_process().context(GONE)?;
             print(&format!("Guest `{vm}` has ended by itself meanwhile."));
             return Ok(Exit::Success);
         }
@@ -48,7 +51,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
         }
     }
     let how = client.wait_for_end()?;
-    client.wait_for_process().context("Waiting for the guest's process to end")?;
+    client.wait_for_process().context(GONE)?;
     let (vm, took) = (client.vm(), begun.elapsed());
     print(&match how {
         Some(Ended::PowerOff) => format!("Guest `{vm}` has shut down ({:.1} s).", took.as_secs_f64()),
