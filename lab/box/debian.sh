@@ -1,8 +1,11 @@
-# Helpers for scenarios that start the installed Debian (`# image: debian`), to be read after lib.sh.
+# Helpers for scenarios that start a Debian by firmware (`# image: debian`, `# image: live`), to be read after lib.sh.
 
 peer_mount
-mkdir -p /installed
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap,ro installed /installed
+# The images that the scenario asked for: /installed/disk.raw, /live/live.iso.
+for tag in $(cat /sys/bus/virtio/drivers/9pnet_virtio/*/mount_tag | tr '\0' '\n' | grep -xE 'installed|live'); do
+    mkdir -p "/$tag"
+    mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap,ro "$tag" "/$tag"
+done
 # QEMU's emulated SVM ends at once ("bql_locked") when a guest writes CR8 while an interrupt waits for it, and that is how each
 # of the firmware's interrupt handlers ends. With time between two ticks of its timer the handlers are done before the next one.
 # Nobody types into the firmware here, so that it may tick seldom.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::installed::Installed;
 use crate::kernel::Flavour;
 
 /// Seconds a scenario has when its header names none.
@@ -38,8 +39,8 @@ pub struct Scenario {
     pub gates: bool,
     /// The suite that runs it (`# suite: uefi`), where it is not that of all others.
     pub suite: String,
-    /// Whether it starts an installed Debian (`# image: debian`), which is then in `/installed` of the box.
-    pub needs_debian: bool,
+    /// The Debian that it starts (`# image: debian`, `# image: live`), whose folder the box then can mount by its tag.
+    pub image: Option<Installed>,
     /// Whether it needs the `throughway` binary (not with `# needs: nothing`).
     pub needs_throughway: bool,
     /// Examples of the crate `vfio` that it runs (`# examples: contract`), or of another one (`netconfig/vf`).
@@ -67,7 +68,7 @@ impl Scenario {
             two_nodes: false,
             gates: true,
             suite: SUITE.to_owned(),
-            needs_debian: false,
+            image: None,
             needs_throughway: true,
             examples: Vec::new(),
         };
@@ -83,8 +84,10 @@ impl Scenario {
                 }
                 "gates" => scenario.gates = value != "no",
                 "suite" => value.clone_into(&mut scenario.suite),
-                "image" if value == "debian" => scenario.needs_debian = true,
-                "image" => bail!("there is no image {value:?}, only debian"),
+                "image" => match Installed::named(value) {
+                    None => bail!("there is no image {value:?}, only debian and live"),
+                    image => scenario.image = image,
+                },
                 "needs" => scenario.needs_throughway = value != "nothing",
                 "examples" => scenario.examples = value.split_whitespace().map(str::to_owned).collect(),
                 "boot" => {
@@ -206,7 +209,7 @@ mod tests {
         );
         assert_eq!(scenario.kernels, [Flavour::Iommufd]);
         assert_eq!(scenario.examples, ["one", "two"]);
-        assert_eq!((scenario.suite.as_str(), scenario.needs_debian), ("lab", false));
+        assert_eq!((scenario.suite.as_str(), scenario.image), ("lab", None));
         assert!(!scenario.own_boot, "the header ends at the first other line");
         assert!(scenario.is_called("vf") && scenario.is_called("10-vf") && !scenario.is_called("v"));
     }
@@ -215,7 +218,7 @@ mod tests {
     fn a_suite_and_an_image_are_named_in_the_header() {
         let text = "# proves: It boots.\n# suite: uefi\n# image: debian\n";
         let scenario = Scenario::parse(Path::new("a.sh"), text).unwrap();
-        assert_eq!((scenario.suite.as_str(), scenario.needs_debian), ("uefi", true));
+        assert_eq!((scenario.suite.as_str(), scenario.image), ("uefi", Some(Installed::Disk)));
         assert!(Scenario::parse(Path::new("a.sh"), "# proves: x\n# image: bsd\n").is_err());
     }
 

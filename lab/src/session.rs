@@ -14,7 +14,7 @@ use crate::qemu::{Share, Spec};
 use crate::scenario::{self, Scenario};
 use crate::sysroot::Sysroot;
 use crate::tap::{self, Check};
-use crate::{fresh, image, installed, kernel_build, progress};
+use crate::{fresh, image, kernel_build, progress};
 
 /// L1 must be up within this time.
 const UP: Duration = Duration::from_secs(150);
@@ -158,9 +158,9 @@ impl Lab {
         let examples: Vec<_> =
             names.into_iter().map(|name| Ok((fresh::example(&name)?, name))).collect::<Result<_>>()?;
         fs::create_dir_all(output).with_context(|| format!("Creating {}", output.display()))?;
-        let installed =
-            scenarios.iter().any(|scenario| scenario.needs_debian).then(|| installed::debian(&self.cache));
-        let installed = installed.transpose()?;
+        let images: BTreeSet<_> = scenarios.iter().filter_map(|scenario| scenario.image).collect();
+        let images: Vec<_> =
+            images.into_iter().map(|image| Ok((image, image.folder(&self.cache)?))).collect::<Result<_>>()?;
         let mut waiting = scenario::boots(scenarios, BUDGET);
         waiting.reverse();
         let mut outcomes = Vec::new();
@@ -177,8 +177,10 @@ impl Lab {
             let reboots = group.iter().any(|scenario| scenario.reboots);
             let two_nodes = group.iter().any(|scenario| scenario.two_nodes);
             let mut spec = Spec { reboots, two_nodes, ..self.spec(&run) };
-            if let Some(path) = installed.clone().filter(|_| group.iter().any(|one| one.needs_debian)) {
-                spec.shares.push(Share { tag: "installed", path, writable: false });
+            for (image, path) in &images {
+                if group.iter().any(|scenario| scenario.image == Some(*image)) {
+                    spec.shares.push(Share { tag: image.tag(), path: path.clone(), writable: false });
+                }
             }
             let boot = Boot {
                 spec,

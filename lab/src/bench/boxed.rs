@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, bail};
 
 use super::figures::{Series, shown, table};
 use super::machine;
+use crate::installed::Installed;
 use crate::kernel::Flavour;
 use crate::machine::{Event, Machine};
 use crate::qemu::Share;
 use crate::session::Lab;
-use crate::{fresh, installed, tap};
+use crate::{fresh, tap};
 
 /// The longest that booting the box may take.
 const BOOT: Duration = Duration::from_secs(180);
@@ -109,7 +110,8 @@ pub(super) fn run(bench: &Bench, options: &Options) -> Result<bool> {
     fs::create_dir_all(&output).with_context(|| format!("Creating {}", output.display()))?;
     let mut spec = lab.spec(&run);
     if *debian {
-        spec.shares.push(Share { tag: "installed", path: installed::debian(lab.cache())?, writable: false });
+        let path = Installed::Disk.folder(lab.cache())?;
+        spec.shares.push(Share { tag: Installed::Disk.tag(), path, writable: false });
     }
     let log = output.join("console.log");
     anstream::eprintln!("- Booting the box ({} kernel), console in {}", options.kernel.name(), log.display());

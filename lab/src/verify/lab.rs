@@ -24,8 +24,8 @@ pub(super) fn iommufd(context: &Context) -> Result<Outcome> {
 pub(super) fn uefi(context: &Context) -> Result<Outcome> {
     let name = "uefi";
     let chosen = scenario::of_suite(&folder(), name, Flavour::Debian)?;
-    if !rustix::process::geteuid().is_root() && chosen.iter().any(|scenario| scenario.needs_debian) {
-        return Ok(Outcome::Skipped("only root can install Debian on a disk image".to_owned()));
+    if !rustix::process::geteuid().is_root() && chosen.iter().any(|scenario| scenario.image.is_some()) {
+        return Ok(Outcome::Skipped("only root can install Debian on an image".to_owned()));
     }
     run(context, chosen, Flavour::Debian, name, name)
 }
