@@ -22,7 +22,7 @@ use vmm::virtio::rng::Rng;
 use vmm::virtio::scsi::{CdDrive, Medium};
 use vmm::virtio::vsock::Vsock;
 
-use crate::apply::Applied;
+use crate::apply::{Applied, Taps};
 use crate::config::{self, Firmware, Vm};
 use crate::plan::Card;
 use crate::variables::Variables;
@@ -144,8 +144,8 @@ pub(crate) fn own_device(only: &Vm, folder: &Path) -> anyhow::Result<NewDevice> 
 }
 
 /// The one network card of a guest that has nothing else, whose link is made.
-pub(crate) fn card(only: &Vm, cards: &[Card]) -> anyhow::Result<NewDevice> {
-    let device = cards::virtio(only, cards)?.into_iter().next().context("There is no such device")?;
+pub(crate) fn card(only: &Vm, cards: &[Card], taps: &Taps) -> anyhow::Result<NewDevice> {
+    let device = cards::virtio(only, cards, taps)?.into_iter().next().context("There is no such device")?;
     Ok(NewDevice::Virtio(device))
 }
 
@@ -303,6 +303,7 @@ pub fn resources(
     files: BootFiles,
     console: Console,
     applied: &Applied,
+    taps: &Taps,
     iommu: impl FnOnce() -> anyhow::Result<Arc<Iommu>>,
 ) -> anyhow::Result<Resources> {
     let mut slots = Vec::with_capacity(applied.slots.len());
@@ -312,7 +313,7 @@ pub fn resources(
             slots.push(slot(vm, name, addresses, &iommu)?);
         }
     }
-    let mut virtio = cards::virtio(vm, &applied.cards)?;
+    let mut virtio = cards::virtio(vm, &applied.cards, taps)?;
     virtio.extend(files.disks);
     virtio.extend(files.vsock);
     let device = match vm.console {

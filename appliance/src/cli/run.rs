@@ -1,5 +1,6 @@
 //! `throughway run` and `throughway recover`: a guest from the file to its end, and the host as it was after it.
 
+mod beside;
 mod hotplug;
 
 use std::path::{Path, PathBuf};
@@ -16,13 +17,14 @@ use super::exit::{Exit, complain, sentence};
 use super::failure::{Failure, ended};
 use super::terminal::{Terminal, heed_signals};
 use super::{RunDirOption, StateDir};
-use crate::apply::{self, Applied, History, Host, Ledger};
+use crate::apply::{self, Applied, History, Host, Ledger, Taps};
 use crate::config::{Config, Document, Vm};
 use crate::control::{End, Place, RotatingLog, Served};
 use crate::faults;
 use crate::guest::{self, BootFiles};
 use crate::host::{self, HostState};
 use crate::plan::{Plan, plan};
+use beside::{Made, beside, machine, on_networks_alone};
 use hotplug::Devices;
 
 #[derive(Args, Debug)]
@@ -128,12 +130,14 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
     if vm.nics.is_empty() && vm.pci.is_empty() {
         enough_memory(vm).map_err(Failure::Refused)?;
-        let outcome = start(begun, arguments, vm, files, &Applied::default(), outside);
+        let machine = machine(begun, name, vm, &Applied::default());
+        let outcome = start(machine, arguments, vm, files, &Applied::default(), &host.taps, outside);
         // What it was given while it ran. A guest without devices is a user's as well, who may not lock the ledger.
         let claimed = ledger.claim(name).is_ok_and(|claim| claim.is_some());
         return both(outcome, if claimed { give_back(name, &host, &ledger) } else { Ok(()) });
     }
-    let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
+    let (machine, applied) =
+        beside(begun, name, vm, || prepare(&document, &config, arguments, vm, &host, &ledger))?;
     let functions: Vec<_> =
         applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
     if !applied.slots.is_empty()
@@ -141,7 +145,7 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
-    let outcome = start(begun, arguments, vm, files, &applied, outside);
+    let outcome = start(machine, arguments, vm, files, &applied, &host.taps, outside);
     both(outcome, give_back(name, &host, &ledger))
 }
 
@@ -192,6 +196,9 @@ fn plan_for(
     place: &Host,
     ledger: &Ledger,
 ) -> Result<Plan, Failure> {
+    if let Some(plan) = plan_of_cards(config, name, vm) {
+        return Ok(plan);
+    }
     let macs =
         !vm.nics.is_empty() || config.devices.values().any(|device| device.matches.permanent_mac.is_some());
     let mut host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
@@ -204,25 +211,33 @@ fn plan_for(
         .map_err(|refusals| Failure::Input(check::at_their_lines(document, &refusals)))
 }
 
+/// The same, where a look at the host's links is enough for it. What is refused is looked at with all of the host, so that all
+/// is said.
+fn plan_of_cards(config: &Config, name: &str, vm: &Vm) -> Option<Plan> {
+    if !on_networks_alone(vm) {
+        return None;
+    }
+    let host = HostState::read_for_cards(vm.memory.detail().size.0);
+    let host = host.inspect_err(|error| tracing::debug!("{error:#}")).ok()??;
+    plan(config, &host, name, vm).ok()
+}
+
 fn start(
-    begun: Result<Begun, vmm::machine::Error>,
+    machine: Made,
     arguments: &Arguments,
     vm: &Vm,
     files: BootFiles,
     applied: &Applied,
+    taps: &Taps,
     outside: Outside<'_>,
 ) -> Result<Outcome, Failure> {
     let name = arguments.vm.as_str();
-    let affinity = host::affinity(Path::new("/sys"), &vm.cpus);
-    let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied());
-    let policy = host::memory_policy(Path::new("/sys"), name, vm, functions);
-    let machine = begun.and_then(|begun| Machine::new(guest::spec(name, vm, affinity, policy), begun));
     let mut machine = machine.map_err(|error| Failure::Fault(error.into()))?;
     let (terminal, console) = outside.attach(&mut machine).map_err(Failure::Fault)?;
     let (file, folder) = (&arguments.file, arguments.folder().to_owned());
     let devices = Arc::new(Devices::new(file, folder, name, arguments.state.state_dir.clone(), applied));
     let iommu = || devices.iommu(|| Ok(machine.vfio_device()?));
-    let resources = guest::resources(vm, files, console, applied, iommu).map_err(Failure::Fault)?;
+    let resources = guest::resources(vm, files, console, applied, taps, iommu).map_err(Failure::Fault)?;
     machine.plug_from(devices);
     let outcome = machine.run(resources);
     drop(terminal);

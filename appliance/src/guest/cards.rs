@@ -11,14 +11,15 @@ use vmm::spec::VirtioSlot;
 use vmm::virtio::net::{Net, NetSpec};
 use vmm::virtio::rng::Rng;
 
+use crate::apply::Taps;
 use crate::config::Vm;
 use crate::plan::Card;
 
 const VHOST_NET: &str = "/dev/vhost-net";
 
 /// All virtio devices of a guest, in the order of their root ports.
-pub(super) fn virtio(vm: &Vm, cards: &[Card]) -> anyhow::Result<Vec<VirtioSlot>> {
-    let mut slots = cards.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+pub(super) fn virtio(vm: &Vm, cards: &[Card], taps: &Taps) -> anyhow::Result<Vec<VirtioSlot>> {
+    let mut slots = cards.iter().map(|card| open(card, taps)).collect::<anyhow::Result<Vec<_>>>()?;
     if vm.rng {
         slots.push(VirtioSlot { name: "rng".to_owned(), device: Box::new(Rng) });
     }
@@ -30,18 +31,22 @@ pub(super) fn name(card: &Card) -> String {
     format!("nic {}", card.name)
 }
 
-fn open(card: &Card) -> anyhow::Result<VirtioSlot> {
+fn open(card: &Card, taps: &Taps) -> anyhow::Result<VirtioSlot> {
     let name = name(card);
-    let taps = open_link(card).with_context(|| format!("Opening the link {} of {name}", card.link))?;
+    let taps = open_link(card, taps).with_context(|| format!("Opening the link {} of {name}", card.link))?;
     let vhost = open_vhost(&name, card.queues);
     let mtu = u16::try_from(card.mtu).unwrap_or(u16::MAX);
     let device = Net::new(&name, NetSpec { mac: card.mac_address.0, mtu }, taps, vhost)?;
     Ok(VirtioSlot { name, device: Box::new(device) })
 }
 
-fn open_link(card: &Card) -> anyhow::Result<Vec<OwnedFd>> {
+fn open_link(card: &Card, taps: &Taps) -> anyhow::Result<Vec<OwnedFd>> {
     let opened = match card.kind {
-        LinkKind::Tap { multi_queue, .. } => tap::open(&card.link, multi_queue, card.queues),
+        LinkKind::Tap { multi_queue, .. } => {
+            let first = taps.take(&card.link);
+            let others = card.queues.saturating_sub(u16::from(first.is_some()));
+            tap::open(&card.link, multi_queue, others).map(|others| first.into_iter().chain(others).collect())
+        }
         _ => {
             let index = with_network(async |network| network.link(&card.link).await)?.index;
             tap::open_macvtap(index, card.queues)

@@ -14,7 +14,7 @@ use vmm::spec::NewDevice;
 use super::super::check;
 use super::super::failure::Failure;
 use super::ready_to_plan;
-use crate::apply::{self, Applied, Host, Ledger};
+use crate::apply::{self, Applied, Host, Ledger, Taps};
 use crate::config::Vm;
 use crate::faults;
 use crate::guest;
@@ -77,7 +77,7 @@ impl Devices {
                 .and_then(|()| super::plan_for(&document, &config, &self.vm, &vm, &host, &ledger));
             apply::extend(&plan.map_err(plain)?, &self.vm, &host, &ledger)?
         };
-        let opened = self.open_applied(&vm, &applied, kvm);
+        let opened = self.open_applied(&vm, &applied, &host.taps, kvm);
         match &opened {
             Ok(_) => {
                 self.watch(&applied);
@@ -96,13 +96,14 @@ impl Devices {
         &self,
         vm: &Vm,
         applied: &Applied,
+        taps: &Taps,
         kvm: &dyn Fn() -> Result<OwnedFd, Error>,
     ) -> anyhow::Result<NewDevice> {
         if let Some((name, addresses)) = applied.slots.first() {
             let iommu = self.iommu(|| Ok(kvm()?))?;
             return Ok(NewDevice::Functions(guest::slot(vm, name, addresses, &iommu)?));
         }
-        guest::card(vm, &applied.cards)
+        guest::card(vm, &applied.cards, taps)
     }
 
     fn watch(&self, applied: &Applied) {
