@@ -137,7 +137,7 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
         return both(outcome, if claimed { give_back(name, &host, &ledger) } else { Ok(()) });
     }
     let (machine, applied) =
-        beside(begun, name, vm, || prepare(&document, &config, arguments, vm, &host, &ledger))?;
+        beside(begun, name, vm, &ledger, || prepare(&document, &config, arguments, vm, &host, &ledger))?;
     let functions: Vec<_> =
         applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
     if !applied.slots.is_empty()
