@@ -1,5 +1,5 @@
 //! Links over a socket that waits for each answer, on the thread that asks: for a guest's start, which looks at all links once
-//! and makes one. A runtime, and six lists each time, cost ten times as much ([0492](../../docs/decisions/0492-what-a-start-reads.md)).
+//! and makes one. A runtime, and six lists each time, cost several times as much (docs/decisions/0492).
 //!
 //! What is told or done otherwise than expected is left to [`Network`](crate::Network), which finds out more, and says it.
 
