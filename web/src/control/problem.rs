@@ -1,0 +1,74 @@
+//! Why not: RFC 9457 (`application/problem+json`).
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::wire::Diagnostic;
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+#[error("{title}: {detail}")]
+pub struct Problem {
+    /// HTTP's status code.
+    pub status: u16,
+    /// What kind of problem it is, in a few words that do not change.
+    pub title: String,
+    /// This one: what was to be done, why it was not, what to do. For a person.
+    pub detail: String,
+    /// What is wrong with the file, where it is about one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Problem {
+    /// One of HTTP's status codes with its words.
+    fn new(status: u16, title: &str, detail: impl Into<String>) -> Self {
+        Self { status, title: title.to_owned(), detail: detail.into(), diagnostics: Vec::new() }
+    }
+
+    /// 400: the request itself is wrong.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(400, "Malformed request", detail)
+    }
+
+    /// 403: he may not.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(403, "Not allowed", detail)
+    }
+
+    /// 404: it is not there.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(404, "Not found", detail)
+    }
+
+    /// 409: not in this state.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(409, "Conflict", detail)
+    }
+
+    /// 412: somebody else changed it meanwhile.
+    pub fn stale(detail: impl Into<String>) -> Self {
+        Self::new(412, "Changed meanwhile", detail)
+    }
+
+    /// 422: what the file says cannot be done.
+    pub fn refused(detail: impl Into<String>, diagnostics: Vec<Diagnostic>) -> Self {
+        Self { diagnostics, ..Self::new(422, "Refused", detail) }
+    }
+
+    /// 507: there is no room.
+    pub fn no_room(detail: impl Into<String>) -> Self {
+        Self::new(507, "No room", detail)
+    }
+
+    /// 500: a fault of the host or of Throughway.
+    pub fn fault(detail: impl Into<String>) -> Self {
+        Self::new(500, "Fault", detail)
+    }
+
+    /// 503: the daemon is not there, or not now.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(503, "Not available", detail)
+    }
+}
