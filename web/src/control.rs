@@ -4,6 +4,7 @@ mod actor;
 mod problem;
 mod request;
 
+use std::fs::File;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -46,6 +47,24 @@ pub trait Control: Send + Sync + 'static {
         guest: &str,
         writes: bool,
     ) -> BoxFuture<'_, Result<Box<dyn Console>, Problem>>;
+
+    /// Begins to bring an image of so many bytes in; `finish_upload` or `give_up_upload` ends that.
+    ///
+    /// # Errors
+    /// He may not, there is one of this name, or there is no room.
+    fn upload(&self, by: &Actor, name: &str, length: u64) -> BoxFuture<'_, Result<Upload, Problem>>;
+
+    /// Whether it can be asked anything.
+    fn is_there(&self) -> bool;
+}
+
+/// An image that is being brought in.
+#[derive(Debug)]
+pub struct Upload {
+    /// Its number.
+    pub id: u64,
+    /// Where its bytes go.
+    pub file: File,
 }
 
 /// As everybody holds it.

@@ -6,7 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod control;
+pub mod server;
 pub mod wire;
 
-pub use control::{Actor, Answer, Console, Control, Problem, Request, Right, Role, Verb};
+pub use control::{Actor, Answer, Console, Control, Problem, Request, Right, Role, Shared, Upload, Verb};

@@ -32,6 +32,11 @@ impl Problem {
         Self::new(400, "Malformed request", detail)
     }
 
+    /// 401: who is it?
+    pub fn unknown(detail: impl Into<String>) -> Self {
+        Self::new(401, "Not logged in", detail)
+    }
+
     /// 403: he may not.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(403, "Not allowed", detail)
@@ -42,6 +47,16 @@ impl Problem {
         Self::new(404, "Not found", detail)
     }
 
+    /// 405: not by this method.
+    pub fn method(detail: impl Into<String>) -> Self {
+        Self::new(405, "Method not allowed", detail)
+    }
+
+    /// 408: it did not come.
+    pub fn timeout(detail: impl Into<String>) -> Self {
+        Self::new(408, "Request timeout", detail)
+    }
+
     /// 409: not in this state.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(409, "Conflict", detail)
@@ -50,6 +65,31 @@ impl Problem {
     /// 412: somebody else changed it meanwhile.
     pub fn stale(detail: impl Into<String>) -> Self {
         Self::new(412, "Changed meanwhile", detail)
+    }
+
+    /// 411: how long is it?
+    pub fn length_wanted(detail: impl Into<String>) -> Self {
+        Self::new(411, "Length required", detail)
+    }
+
+    /// 413: it is too long.
+    pub fn too_long(detail: impl Into<String>) -> Self {
+        Self::new(413, "Too long", detail)
+    }
+
+    /// 415: it is of another kind.
+    pub fn kind(detail: impl Into<String>) -> Self {
+        Self::new(415, "Unsupported media type", detail)
+    }
+
+    /// 426: another protocol is wanted.
+    pub fn upgrade(detail: impl Into<String>) -> Self {
+        Self::new(426, "Upgrade required", detail)
+    }
+
+    /// 428: he does not say which one he has seen.
+    pub fn tag_wanted(detail: impl Into<String>) -> Self {
+        Self::new(428, "Precondition required", detail)
     }
 
     /// 422: what the file says cannot be done.

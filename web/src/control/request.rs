@@ -121,6 +121,10 @@ requests! {
     Audit as audit(before: Option<u64>, limit: u32) -> Vec<AuditEntry>, Administer;
     /// Disk images and installers in the folder of images.
     Images as images() -> Vec<Image>, View;
+    /// An image has come whole: it is there from now on.
+    FinishUpload as finish_upload(upload: u64) -> Image, Administer;
+    /// An image will not come whole: nothing of it is kept.
+    GiveUpUpload as give_up_upload(upload: u64, why: String) -> (), Administer;
     /// Removes one that no guest of the file has.
     RemoveImage as remove_image(name: String) -> (), Administer;
     /// Notes in the audit log what was done outside of the daemon: logins, users, tokens.
