@@ -8,7 +8,10 @@
 
 pub mod api;
 pub mod control;
+pub mod pages;
 pub mod server;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod wire;
 
 pub use control::{Actor, Answer, Console, Control, Problem, Request, Right, Role, Shared, Upload, Verb};
