@@ -15,6 +15,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 
+pub(crate) use answer::{At, Said};
 pub use answer::{By, Json};
 pub use description::document;
 

@@ -1,11 +1,12 @@
 //! The admin API and pages. What they show and do is behind the trait [`Control`], which the appliance implements: this crate
 //! knows nothing of a PCI bus or a guest but what the types in [`wire`] say.
 //!
-//! A request comes in over a listener, is checked by [`access`](self) (who is it, may he), asked of [`Control`], and answered
+//! A request comes in over a listener, is checked by [`access`] (who is it, may he), asked of [`Control`], and answered
 //! as JSON (`/api/v1`) or as a page.
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod control;
 pub mod pages;

@@ -22,8 +22,6 @@ use crate::control::Shared;
 use page::Page;
 use visit::{Posted, Visit};
 
-pub use visit::Who;
-
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use shape::now;
 
@@ -40,7 +38,7 @@ impl Pages {
         Self { control, plots: Arc::default() }
     }
 
-    /// All of them, from `/` on. Whoever is logged in is in a request's extensions as [`Who`].
+    /// All of them, from `/` on. They are to be behind [`Access::guard`](crate::access::Access::guard).
     pub fn router(self) -> Router {
         Router::new()
             .route("/", get(overview::show))

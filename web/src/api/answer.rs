@@ -4,32 +4,22 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::control::{Actor, Problem, Role};
-use crate::server::Peer;
+use crate::access::{Login, Refusal};
+use crate::control::{Actor, Problem};
 
 /// Who asks.
 pub struct By(pub Actor);
 
 impl<S: Send + Sync> FromRequestParts<S> for By {
-    type Rejection = Problem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let user = parts.extensions.get::<Peer>().and_then(|peer| peer.user);
-        match user {
-            Some((0, _)) => Ok(Self(Actor {
-                name: "uid 0".into(),
-                role: Role::Admin,
-                assign_devices: true,
-                from: "local".into(),
-                token: None,
-            })),
-            _ => Err(Problem::unknown("Log in first")),
-        }
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        Login::from_request_parts(parts, state).await.map(|login| Self(login.actor))
     }
 }
 
@@ -48,19 +38,8 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (status, body).into_response();
-        let kind = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        response
-    }
-}
-
 /// The parts of the path.
-pub(super) struct At<T>(pub(super) T);
+pub(crate) struct At<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for At<T> {
     type Rejection = Problem;
@@ -99,7 +78,7 @@ async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Pro
 }
 
 /// A body that is JSON, and says so.
-pub(super) struct Said<T>(pub(super) T);
+pub(crate) struct Said<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Said<T> {
     type Rejection = Problem;

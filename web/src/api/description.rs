@@ -6,6 +6,8 @@ use axum::response::IntoResponse;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
+use crate::access::routes as people;
+
 use super::{changes, config, console, events, guests, host, images, metrics};
 
 #[derive(OpenApi)]
@@ -21,6 +23,8 @@ use super::{changes, config, console, events, guests, host, images, metrics};
         config::read, config::save, config::check, config::plan, config::schema,
         changes::all, changes::one, changes::apply, changes::confirm, changes::rollback,
         images::all, images::upload, images::remove, events::listen, metrics::scrape, serve,
+        people::claim, people::login, people::logout, people::me, people::password, people::list_users, people::add_user,
+        people::change_user, people::remove_user, people::list_tokens, people::add_token, people::remove_token,
     ),
     components(schemas(crate::wire::Event)),
     modifiers(&Logins),
@@ -33,7 +37,7 @@ struct Logins;
 impl Modify for Logins {
     fn modify(&self, described: &mut utoipa::openapi::OpenApi) {
         let components = described.components.get_or_insert_default();
-        let session = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new("__Host-session")));
+        let session = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new("__Host-throughway")));
         components.add_security_scheme("session", session);
         let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components.add_security_scheme("token", SecurityScheme::Http(token));

@@ -1,5 +1,8 @@
 //! Why not: RFC 9457 (`application/problem+json`).
 
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,12 +22,21 @@ pub struct Problem {
     /// What is wrong with the file, where it is about one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diagnostics: Vec<Diagnostic>,
+    /// After how many seconds it is worth trying again, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
     /// One of HTTP's status codes with its words.
     fn new(status: u16, title: &str, detail: impl Into<String>) -> Self {
-        Self { status, title: title.to_owned(), detail: detail.into(), diagnostics: Vec::new() }
+        Self {
+            status,
+            title: title.to_owned(),
+            detail: detail.into(),
+            diagnostics: Vec::new(),
+            retry_after: None,
+        }
     }
 
     /// 400: the request itself is wrong.
@@ -92,6 +104,16 @@ impl Problem {
         Self::new(428, "Precondition required", detail)
     }
 
+    /// 421: it was meant for another host.
+    pub fn misdirected(detail: impl Into<String>) -> Self {
+        Self::new(421, "Another host", detail)
+    }
+
+    /// 429: he tried too often, and is to wait for so many seconds.
+    pub fn too_often(detail: impl Into<String>, wait: u64) -> Self {
+        Self { retry_after: Some(wait), ..Self::new(429, "Too often", detail) }
+    }
+
     /// 422: what the file says cannot be done.
     pub fn refused(detail: impl Into<String>, diagnostics: Vec<Diagnostic>) -> Self {
         Self { diagnostics, ..Self::new(422, "Refused", detail) }
@@ -110,5 +132,25 @@ impl Problem {
     /// 503: the daemon is not there, or not now.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(503, "Not available", detail)
+    }
+}
+
+/// As JSON. The problem itself is in the answer's extensions too, for whoever makes a page of it.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // A type that is made of texts and numbers always has a JSON.
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut answer = (status, body).into_response();
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"throughway\""));
+        }
+        answer.extensions_mut().insert(self);
+        answer
     }
 }

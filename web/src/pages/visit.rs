@@ -1,24 +1,15 @@
 //! Somebody who looks at a page: who he is, and how he likes it.
 
-use axum::Form;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{ACCEPT_LANGUAGE, COOKIE};
 use axum::http::request::Parts;
-use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::response::{IntoResponse as _, Response};
 
 use super::page::Failure;
 use super::words::{Language, Words, fill};
 use super::{Page, Pages, look};
+use crate::access::{Form, Login, Refusal};
 use crate::control::{Actor, Problem};
-
-/// Who is logged in, with the word that his forms must bring back.
-#[derive(Clone, Debug)]
-pub struct Who {
-    /// Who it is, and what he may do.
-    pub actor: Actor,
-    /// What a form of his has in its field `csrf`.
-    pub csrf: String,
-}
 
 /// A visit of a page by one who is logged in.
 pub(super) struct Visit {
@@ -54,17 +45,20 @@ impl FromRequestParts<Pages> for Visit {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, pages: &Pages) -> Result<Self, Response> {
+        let login =
+            Login::from_request_parts(parts, pages).await.map_err(|refusal| refused(parts, refusal))?;
+        Self::of(parts, pages, login).await
+    }
+}
+
+impl Visit {
+    async fn of(parts: &Parts, pages: &Pages, login: Login) -> Result<Self, Response> {
         let (language, theme) = liking(parts);
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let Some(who) = parts.extensions.get::<Who>().cloned() else {
-            let back: String =
-                askama::filters::urlencode_strict(&path).map(|path| path.to_string()).unwrap_or_default();
-            return Err(Redirect::to(&format!("/login?back={back}")).into_response());
-        };
-        let overview = pages.control.overview(&who.actor).await;
+        let overview = pages.control.overview(&login.actor).await;
         let mut page = Page::new(language, theme, path);
-        page.csrf = who.csrf;
-        page.who = Some(who.actor.clone());
+        page.csrf = login.csrf;
+        page.who = Some(login.actor.clone());
         match overview {
             Ok(overview) => {
                 page.host = overview.host;
@@ -74,8 +68,18 @@ impl FromRequestParts<Pages> for Visit {
         }
         page.done = parts.uri.query().and_then(|query| done(page.w, query));
         let live = parts.headers.contains_key("x-live");
-        Ok(Self { page, actor: who.actor, live })
+        Ok(Self { page, actor: login.actor, live })
     }
+}
+
+/// A page that says why not, or the way to the one where he logs in.
+fn refused(parts: &Parts, refusal: Refusal) -> Response {
+    if refusal.leads_elsewhere() {
+        return refusal.into_response();
+    }
+    let (language, theme) = liking(parts);
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    Failure::new(Page::new(language, theme, path), refusal.problem().clone()).into_response()
 }
 
 /// What was done by the form that led here: `done=started&what=web`.
@@ -120,22 +124,18 @@ impl FromRequest<Pages> for Posted {
     type Rejection = Response;
 
     async fn from_request(request: Request, pages: &Pages) -> Result<Self, Response> {
-        let (mut parts, body) = request.into_parts();
-        let visit = Visit::from_request_parts(&mut parts, pages).await?;
-        let form = Form::<Vec<(String, String)>>::from_request(Request::from_parts(parts, body), pages).await;
-        let fields = match form {
-            Ok(Form(fields)) => fields,
-            Err(rejection) => {
-                let mut problem = Problem::malformed(rejection.body_text());
-                problem.status = rejection.status().as_u16();
-                return Err(Failure::new(visit.page, problem).into_response());
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts.clone(), body);
+        let form = Form::<Vec<(String, String)>>::from_request(request, pages).await;
+        let Form { login, data } = form.map_err(|refusal| {
+            if refusal.problem().status != 403 {
+                return refused(&parts, refusal);
             }
-        };
-        let posted = Self { visit, fields };
-        if posted.get("csrf") != posted.visit.page.csrf {
-            let problem = Problem::forbidden(posted.visit.page.w.form_is_old);
-            return Err(posted.failed(problem).into_response());
-        }
-        Ok(posted)
+            let (language, theme) = liking(&parts);
+            let page = Page::new(language, theme, parts.uri.path().to_owned());
+            let problem = Problem::forbidden(page.w.form_is_old);
+            Failure::new(page, problem).into_response()
+        })?;
+        Ok(Self { visit: Visit::of(&parts, pages, login).await?, fields: data })
     }
 }
