@@ -27,7 +27,9 @@ mod visitor;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+#[cfg(not(test))]
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -39,7 +41,7 @@ pub use people::{NewUser, UserChange};
 pub use routes::routes;
 pub use tokens::Token;
 pub use users::User;
-pub use visitor::{Form, Login, OpenForm, Refusal, Session, Via, Visit};
+pub use visitor::{Form, Login, OpenForm, Refusal, Session, Until, Via, Visit};
 
 use crate::control::{Actor, Problem, Role, Shared};
 
@@ -81,7 +83,7 @@ impl Access {
     /// A file cannot be read or written, or is wrong. A wrong file of users is none of these: it is said to each who comes,
     /// as root may put it right while we run.
     pub fn open(settings: Settings, control: Shared) -> Result<Self, Problem> {
-        let clock = Clock::default();
+        let clock = Clock::new();
         let now = clock.now();
         let file = |name: &str| settings.folder.join(name);
         let users = settings.users_file.unwrap_or_else(|| file("users.yaml"));
@@ -112,13 +114,8 @@ impl Access {
         Ok(self.users().now()?.iter().any(|user| user.password.is_some()))
     }
 
-    /// Whether a login still holds. Rights may have changed, though: [`Access::renewed`] has those.
-    pub fn holds(&self, login: &Login) -> bool {
-        self.renewed(login).is_some()
-    }
-
-    /// A login as it is now, for whoever keeps a connection longer than a request.
-    pub fn renewed(&self, login: &Login) -> Option<Login> {
+    /// A login as it is now; none where it holds no more.
+    fn renewed(&self, login: &Login) -> Option<Login> {
         let user = match &login.via {
             Via::Local => return Some(login.clone()),
             Via::Session(Session(secret)) => {
@@ -137,7 +134,7 @@ impl Access {
         Some(Login { actor, ..login.clone() })
     }
 
-    /// Comes back when a login holds no more: what is streamed to him ends then.
+    /// Comes back when a login holds no more, or with other rights: what is streamed to him ends then.
     pub async fn ended(&self, login: &Login) {
         let mut changes = self.0.changes.subscribe();
         while let Some(until) = self.until(login) {
@@ -149,7 +146,7 @@ impl Access {
 
     /// When a login that holds ends by itself.
     fn until(&self, login: &Login) -> Option<u64> {
-        self.renewed(login)?;
+        self.renewed(login).filter(|now| now.actor == login.actor)?;
         match &login.via {
             Via::Local => Some(u64::MAX),
             Via::Session(Session(secret)) => {
@@ -232,18 +229,31 @@ impl Access {
     }
 }
 
-/// Seconds since 1970; of a test, as many more as it says.
-#[derive(Default)]
+/// Seconds since 1970. A test's stands still unless it is told to go on.
 struct Clock {
     #[cfg(test)]
-    ahead: std::sync::atomic::AtomicU64,
+    at: std::sync::atomic::AtomicU64,
 }
 
 impl Clock {
+    #[cfg(not(test))]
+    fn new() -> Self {
+        Self {}
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "a test's has something in it")]
     fn now(&self) -> u64 {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        #[cfg(test)]
-        let now = now + self.ahead.load(std::sync::atomic::Ordering::Relaxed);
-        now
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    #[cfg(test)]
+    fn new() -> Self {
+        Self { at: 1_800_000_000.into() }
+    }
+
+    #[cfg(test)]
+    fn now(&self) -> u64 {
+        self.at.load(std::sync::atomic::Ordering::Relaxed)
     }
 }

@@ -64,6 +64,7 @@ impl Access {
             })
             .await?;
         self.end_sessions_of(name);
+        self.limits().remember(&acquaintance(peer, name), now);
         self.begin(peer, &user)
     }
 

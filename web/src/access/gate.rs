@@ -66,7 +66,7 @@ fn admit(access: &Access, request: &Request) -> Result<Known, Problem> {
         },
         _ => true,
     };
-    Ok(Known { access: access.clone(), peer, login, meant })
+    Ok(Known { access: access.clone(), peer, uri: request.uri().clone(), login, meant })
 }
 
 /// A token counts before a session, and a wrong one is not made good by a right session.

@@ -14,6 +14,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
+use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
 use super::secret::{self, Digest};
@@ -85,6 +86,8 @@ impl Login {
 pub(super) struct Known {
     pub(super) access: Access,
     pub(super) peer: Peer,
+    /// What was asked for, whole: a router in a router sees the rest of it alone.
+    pub(super) uri: Uri,
     pub(super) login: Result<Option<Login>, Problem>,
     /// It is proven that he meant it: nothing that a browser adds by itself was needed.
     pub(super) meant: bool,
@@ -98,11 +101,11 @@ impl Known {
         })
     }
 
-    fn login(&self, uri: &Uri) -> Result<Login, Refusal> {
+    fn login(&self) -> Result<Login, Refusal> {
         match &self.login {
             Ok(Some(login)) => Ok(login.clone()),
-            Ok(None) => Err(Refusal::nobody(uri, &self.access)),
-            Err(problem) => Err(Refusal::new(uri, problem.clone())),
+            Ok(None) => Err(Refusal::nobody(&self.uri, &self.access)),
+            Err(problem) => Err(Refusal::new(&self.uri, problem.clone())),
         }
     }
 }
@@ -112,11 +115,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Login {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         let known = Known::of(parts)?;
-        let login = known.login(&parts.uri)?;
+        let login = known.login()?;
         if !known.meant && !harmless(&parts.method) {
-            return Err(Refusal::new(&parts.uri, unproven()));
+            return Err(Refusal::new(&known.uri, unproven()));
         }
         Ok(login)
+    }
+}
+
+/// Comes back when a login holds no more: for handlers whose answers go on and on.
+pub struct Until(pub BoxFuture<'static, ()>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Until {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let access = Access::from_request_parts(parts, state).await?;
+        let login = Login::from_request_parts(parts, state).await?;
+        Ok(Self(Box::pin(async move { access.ended(&login).await })))
     }
 }
 
@@ -159,11 +175,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let known = Known::of(&parts)?.clone();
-        let login = known.login(&parts.uri)?;
-        let uri = parts.uri.clone();
-        is_form(&mut parts)?;
+        let login = known.login()?;
+        let uri = known.uri.clone();
+        is_form(&parts, &uri)?;
         let fields = fields(Request::from_parts(parts, body), state, &uri).await?;
         let said = fields.iter().find(|(name, _)| name == "csrf").map_or("", |(_, value)| value);
         if !known.meant && (login.csrf.is_empty() || !secret::same(said, &login.csrf)) {
@@ -188,8 +204,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OpenForm<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
         let (mut parts, body) = request.into_parts();
         let visit = Visit::from_request_parts(&mut parts, state).await?;
-        let uri = parts.uri.clone();
-        is_form(&mut parts)?;
+        let uri = Known::of(&parts)?.uri.clone();
+        is_form(&parts, &uri)?;
         let fields = fields(Request::from_parts(parts, body), state, &uri).await?;
         Ok(Self { visit, data: typed(fields, &uri)? })
     }
@@ -197,13 +213,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OpenForm<T> {
 
 type Fields = Vec<(String, String)>;
 
-fn is_form(parts: &mut Parts) -> Result<(), Refusal> {
+fn is_form(parts: &Parts, uri: &Uri) -> Result<(), Refusal> {
     let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let kind = kind.split(';').next().unwrap_or("").trim();
     if kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Ok(());
     }
-    Err(Refusal::new(&parts.uri, Problem::malformed("This takes a form (application/x-www-form-urlencoded)")))
+    Err(Refusal::new(uri, Problem::kind("This takes a form (application/x-www-form-urlencoded)")))
 }
 
 async fn fields<S: Send + Sync>(request: Request, state: &S, uri: &Uri) -> Result<Fields, Refusal> {
@@ -240,7 +256,7 @@ fn unproven() -> Problem {
 /// Why a request goes no further: a problem for a program, and a page or another address for a person.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    problem: Problem,
+    problem: Box<Problem>,
     /// For a page: where to go instead.
     instead: Option<String>,
     api: bool,
@@ -248,7 +264,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub(super) fn new(uri: &Uri, problem: Problem) -> Self {
-        Self { problem, instead: None, api: is_api(uri) }
+        Self { problem: Box::new(problem), instead: None, api: is_api(uri) }
     }
 
     fn nobody(uri: &Uri, access: &Access) -> Self {

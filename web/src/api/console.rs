@@ -7,12 +7,14 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{interval, timeout};
 use utoipa::IntoParams;
 
 use super::answer::{Asked, At, By};
+use crate::access::Until;
 use crate::control::{Console, Problem, Shared};
 
 /// What is typed at once.
@@ -45,6 +47,7 @@ pub(super) struct How {
 pub(super) async fn attach(
     State(control): State<Shared>,
     By(by): By,
+    Until(ended): Until,
     At(name): At<String>,
     Asked(how): Asked<How>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -53,11 +56,19 @@ pub(super) async fn attach(
     let console = control.console(&by, &name, how.write).await?;
     let writes = how.write;
     let upgrade = upgrade.max_message_size(LONGEST).max_frame_size(LONGEST);
-    Ok(upgrade.on_upgrade(move |socket| pump(socket, console, writes)))
+    Ok(upgrade.on_upgrade(move |socket| pump(socket, console, writes, ended)))
 }
 
-async fn pump(mut socket: WebSocket, mut console: Box<dyn Console>, writes: bool) {
-    let why = exchange(&mut socket, &mut *console, writes).await;
+async fn pump(
+    mut socket: WebSocket,
+    mut console: Box<dyn Console>,
+    writes: bool,
+    ended: BoxFuture<'static, ()>,
+) {
+    let why = tokio::select! {
+        why = exchange(&mut socket, &mut *console, writes) => why,
+        () = ended => "the login is over",
+    };
     let close = CloseFrame { code: 1000, reason: why.into() };
     let _ = timeout(PATIENCE, socket.send(Message::Close(Some(close)))).await;
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::By;
+use crate::access::Until;
 use crate::control::{Problem, Right, Shared};
 use crate::wire::Event;
 
@@ -21,7 +22,11 @@ const ALIVE: Duration = Duration::from_secs(25);
 #[utoipa::path(get, path = "/api/v1/events", tag = "events", responses(
     (status = 200, body = String, content_type = "text/event-stream", description = "The data of each is that of `Event`"),
     (status = "4XX", body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn listen(State(control): State<Shared>, By(by): By) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn listen(
+    State(control): State<Shared>,
+    By(by): By,
+    Until(ended): Until,
+) -> Result<impl IntoResponse, Problem> {
     if !by.may(Right::View) {
         return Err(Problem::forbidden("Events may not be seen by this login"));
     }
@@ -33,7 +38,7 @@ pub(super) async fn listen(State(control): State<Shared>, By(by): By) -> Result<
         };
         Some((Ok::<_, Infallible>(sent), from))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)))
+    Ok(Sse::new(events.take_until(ended)).keep_alive(KeepAlive::new().interval(ALIVE)))
 }
 
 fn sent(event: &Event) -> Sent {

@@ -4,6 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn add(users: &mut Users, name: &str, role: Role) -> Result<(), Problem> {
+    users.change(|all| {
+        all.push(entry(name, role));
+        Ok(())
+    })
+}
+
 fn entry(name: &str, role: Role) -> Entry {
     Entry { name: name.into(), role, assign_devices: false, password: None, created: Some(7) }
 }
@@ -33,10 +40,10 @@ fn what_root_writes_by_hand_counts_at_once_and_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("users.yaml");
     let mut users = Users::new(path.clone());
-    users.change(|all| Ok(all.push(entry("ada", Role::Admin)))).unwrap();
+    add(&mut users, "ada", Role::Admin).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text}- {{name: bob, role: viewer}}\n")).unwrap();
-    users.change(|all| Ok(all.push(entry("eve", Role::Operator)))).unwrap();
+    add(&mut users, "eve", Role::Operator).unwrap();
     let names: Vec<_> = users.now().unwrap().iter().map(|user| user.name.clone()).collect();
     assert_eq!(names, ["ada", "bob", "eve"]);
 }
@@ -60,7 +67,7 @@ fn a_wrong_file_lets_nobody_in_and_is_not_written_over() {
             assert_eq!(problem.status, 503);
             assert!(problem.detail.contains(said), "{problem}");
         }
-        assert!(users.change(|all| Ok(all.push(entry("ada", Role::Admin)))).is_err());
+        assert!(add(&mut users, "ada", Role::Admin).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), wrong);
         std::fs::write(&path, "version: 1\n").unwrap();
         assert!(users.now().unwrap().is_empty());
