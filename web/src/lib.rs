@@ -16,3 +16,11 @@ pub mod testing;
 pub mod wire;
 
 pub use control::{Actor, Answer, Console, Control, Problem, Request, Right, Role, Shared, Upload, Verb};
+
+use access::Access;
+
+/// All that is served, behind the gate: the API, people's routes and the pages.
+pub fn app(control: Shared, access: &Access) -> axum::Router {
+    let pages = pages::Pages::new(control.clone()).router();
+    access.guard(pages.merge(access::routes()).merge(api::routes(control)))
+}

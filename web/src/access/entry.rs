@@ -170,10 +170,19 @@ impl Access {
         Ok(())
     }
 
-    /// Who a cookie's secret stands for.
-    pub(super) fn by_session(&self, peer: Peer, secret: &str) -> Result<Option<Login>, Problem> {
-        let digest = Digest::of(secret);
-        let Some(session) = self.sessions().used(&digest, self.now()) else { return Ok(None) };
+    /// Who a cookie's secret stands for; with `counts` the session was used by that.
+    pub(super) fn by_session(
+        &self,
+        peer: Peer,
+        secret: &str,
+        counts: bool,
+    ) -> Result<Option<Login>, Problem> {
+        let (digest, now) = (Digest::of(secret), self.now());
+        let session = {
+            let mut sessions = self.sessions();
+            if counts { sessions.used(&digest, now) } else { sessions.look(&digest, now).cloned() }
+        };
+        let Some(session) = session else { return Ok(None) };
         let Some(user) = self.users().find(&session.user)? else { return Ok(None) };
         if !session.password.is(&stamp(&user)) {
             return Ok(None);

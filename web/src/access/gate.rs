@@ -17,6 +17,9 @@ use crate::server::Peer;
 /// The header that says that a script of ours has sent a request.
 pub const CSRF: HeaderName = HeaderName::from_static("x-csrf-token");
 
+/// The header of what a page asks for by itself, again and again: that nobody sits before it is not hidden by that.
+const LIVE: HeaderName = HeaderName::from_static("x-live");
+
 /// What a browser may do with our pages: run and load what comes from here, and nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
@@ -83,7 +86,7 @@ fn who(access: &Access, peer: Peer, headers: &HeaderMap) -> Result<Option<Login>
         return access.by_socket(peer.user.map(|(uid, _)| uid)).map(Some);
     }
     match headers.get_all(COOKIE).iter().find_map(|line| cookie::find(line.to_str().ok()?, peer)) {
-        Some(secret) => access.by_session(peer, secret),
+        Some(secret) => access.by_session(peer, secret, !headers.contains_key(&LIVE)),
         None => Ok(None),
     }
 }

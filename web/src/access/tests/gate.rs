@@ -171,6 +171,27 @@ async fn a_route_past_the_gate_and_a_request_from_nowhere_are_refused() {
 }
 
 #[tokio::test]
+async fn the_whole_of_it_fits_together() {
+    let owned = new_box();
+    let ada = owned.ada().await;
+    let whole = Caller { app: crate::app(owned.control.clone(), &owned.access), ..ada.clone() };
+    let page = whole.get("/").await;
+    assert_eq!((page.status.as_u16(), page.text.starts_with("<!doctype html>")), (200, true), "{page:?}");
+    assert_eq!(whole.get("/api/v1/guests").await.status, 200);
+    assert_eq!(whole.get("/api/v1/nothing").await.headers[CONTENT_TYPE], "application/problem+json");
+    assert_eq!(whole.get("/nothing").await.status, 404);
+    let nobody = whole.clone().without("cookie");
+    for path in ["/", "/guests", "/nothing"] {
+        assert_eq!(nobody.get(path).await.status, 303, "{path}");
+    }
+    for path in ["/api/v1/nothing", "/api/v1/guests", "/metrics"] {
+        let answered = nobody.get(path).await;
+        assert!(matches!(answered.status.as_u16(), 401 | 404), "{path}: {answered:?}");
+        assert_eq!(answered.headers[CONTENT_TYPE], "application/problem+json");
+    }
+}
+
+#[tokio::test]
 async fn cookies_of_plain_http_are_others_than_those_of_https() {
     let owned = new_box();
     let ada = owned.ada().await;

@@ -101,7 +101,7 @@ async fn logging_out_ends_the_session_and_what_is_streamed_to_it() {
     let owned = new_box();
     let ada = owned.ada().await;
     let secret = ada.headers["cookie"].to_str().unwrap().split_once('=').unwrap().1.to_owned();
-    let login = owned.access.by_session(FAR, &secret).unwrap().unwrap();
+    let login = owned.access.by_session(FAR, &secret, true).unwrap().unwrap();
     let mut ended = Box::pin(owned.access.ended(&login));
     assert!(futures_util::FutureExt::now_or_never(ended.as_mut()).is_none());
     let out = ada.send(Method::POST, "/api/v1/logout", Value::Null).await;
@@ -113,12 +113,25 @@ async fn logging_out_ends_the_session_and_what_is_streamed_to_it() {
 }
 
 #[tokio::test]
+async fn a_page_that_asks_by_itself_keeps_nobody_logged_in() {
+    let owned = new_box();
+    let ada = owned.ada().await;
+    let page = ada.clone().with("x-live", "1");
+    for _ in 0..6 {
+        assert_eq!(page.me().await.status, 200);
+        owned.later(sessions::IDLE / 6);
+    }
+    assert_eq!(page.me().await.status, 401);
+    assert_eq!(ada.me().await.status, 401);
+}
+
+#[tokio::test]
 async fn other_rights_end_what_is_streamed() {
     let owned = new_box();
     let ada = owned.ada().await;
     let eve = owned.user(&ada, "eve", "operator", false).await;
     let secret = eve.headers["cookie"].to_str().unwrap().split_once('=').unwrap().1.to_owned();
-    let login = owned.access.by_session(FAR, &secret).unwrap().unwrap();
+    let login = owned.access.by_session(FAR, &secret, true).unwrap().unwrap();
     let ended = owned.access.ended(&login);
     let lower = ada.send(Method::PATCH, "/api/v1/users/eve", json!({"role": "viewer"}));
     let (_, lowered) =
