@@ -13,6 +13,10 @@ pub enum NetworkKind {
     Nat,
     /// Macvtaps of a link.
     Macvtap,
+    /// A VLAN on another link.
+    Vlan,
+    /// Several links as one.
+    Bond,
 }
 
 /// A network of the host's, with what is on it.
