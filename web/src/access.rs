@@ -80,8 +80,8 @@ impl Access {
     /// Reads the folder. Where nobody has claimed the box, a code is made and announced.
     ///
     /// # Errors
-    /// A file cannot be read or written, or is wrong. A wrong file of users is none of these: it is said to each who comes,
-    /// as root may put it right while we run.
+    /// The file of tokens cannot be read, or is wrong. That of users is said to each who comes, as root may put it right while
+    /// we run.
     pub fn open(settings: Settings, control: Shared) -> Result<Self, Problem> {
         let clock = Clock::new();
         let now = clock.now();
@@ -100,8 +100,11 @@ impl Access {
             changes: watch::Sender::new(0),
             clock,
         }));
-        if matches!(access.claimed(), Ok(false)) {
-            access.announce_code()?;
+        // Without room for it there is none for now; whoever opens the page has it tried again.
+        if matches!(access.claimed(), Ok(false))
+            && let Err(problem) = access.announce_code()
+        {
+            tracing::error!("No code to claim this box with: {problem}");
         }
         Ok(access)
     }

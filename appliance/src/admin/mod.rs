@@ -12,6 +12,7 @@ mod answer;
 mod audit;
 mod changes;
 mod child;
+mod code;
 mod devices;
 mod file;
 mod guard;
@@ -39,6 +40,7 @@ use web::wire::{Drift, Event};
 
 pub(crate) use changes::{BEGINS, BEHIND, is_tagged};
 pub(crate) use child::keep_up;
+pub(crate) use code::renew as new_code;
 pub(crate) use recent::Recent;
 pub(crate) use remote::web;
 

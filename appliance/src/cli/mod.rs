@@ -125,9 +125,8 @@ enum Command {
     Restore(change::RestoreArguments),
     /// Print the JSON schema of the appliance file.
     Schema,
-    /// Serve the admin interface: started by the daemon.
-    #[command(hide = true)]
-    Web,
+    /// The admin interface: print a code to get in.
+    Web(web::Arguments),
 }
 
 // Where claims are kept. No doc comment: it would be that of each command that has it.
@@ -166,7 +165,7 @@ pub fn main() -> ExitCode {
     }
     let cli = begun.as_ref().and_then(|_| RunAlone::try_parse().ok()).map_or_else(Cli::parse, Cli::from);
     let daemon = matches!(cli.command, Command::Daemon(_));
-    let service = daemon || matches!(cli.command, Command::Web);
+    let service = daemon || matches!(&cli.command, Command::Web(arguments) if arguments.serves());
     // A daemon has nobody else to tell what it does.
     log_to_stderr(cli.verbose.saturating_add(u8::from(service)), service, daemon);
     let exit = match cli.command {
@@ -187,7 +186,7 @@ pub fn main() -> ExitCode {
         Command::Recover(state) => run::recover(&state.state_dir),
         Command::Restore(arguments) => change::restore(&arguments),
         Command::Schema => check::schema(),
-        Command::Web => web::main(),
+        Command::Web(arguments) => web::main(&arguments),
     };
     exit.into()
 }

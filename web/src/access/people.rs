@@ -14,6 +14,7 @@ use crate::control::{Problem, Right, Role};
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NewUser {
     /// What he will log in with: 1 to 32 small letters, digits, dots, dashes and underlines.
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,31}$")]
     pub name: String,
     /// What he may do in general.
     pub role: Role,
@@ -21,7 +22,7 @@ pub struct NewUser {
     #[serde(default)]
     pub assign_devices: bool,
     /// His first password, of 10 characters or more.
-    #[schema(format = "password")]
+    #[schema(format = "password", min_length = 10, max_length = 256)]
     pub password: String,
 }
 
@@ -37,7 +38,7 @@ pub struct UserChange {
     pub assign_devices: Option<bool>,
     /// A new password: his sessions end.
     #[serde(default)]
-    #[schema(format = "password")]
+    #[schema(format = "password", min_length = 10, max_length = 256)]
     pub password: Option<String>,
 }
 

@@ -18,9 +18,10 @@ pub(crate) struct ClaimForm {
     /// As it was printed; small letters and missing dashes do no harm.
     code: String,
     /// What he will log in with: 1 to 32 small letters, digits, dots, dashes and underlines.
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,31}$")]
     name: String,
     /// His password, of 10 characters or more.
-    #[schema(format = "password")]
+    #[schema(format = "password", min_length = 10, max_length = 256)]
     password: String,
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct PasswordForm {
     #[schema(format = "password")]
     old: String,
     /// The one that is to.
-    #[schema(format = "password")]
+    #[schema(format = "password", min_length = 10, max_length = 256)]
     new: String,
 }
 

@@ -26,7 +26,7 @@ use super::{changes, config, console, events, guests, host, images, metrics};
         people::claim, people::login, people::logout, people::me, people::password, people::list_users, people::add_user,
         people::change_user, people::remove_user, people::list_tokens, people::add_token, people::remove_token,
     ),
-    components(schemas(crate::wire::Event)),
+    components(schemas(crate::wire::Event, crate::control::Verb)),
     modifiers(&Logins),
     security(("session" = []), ("token" = [])),
 )]
