@@ -3,19 +3,28 @@
 //! A page's code and its template are beside each other. What a person does is a form that is posted, so each page is of use
 //! without a script as well; a script asks for a page's live part again while somebody looks at it.
 
+mod about;
 mod assets;
+mod changes;
+mod configuration;
+mod devices;
 mod guests;
+mod images;
+mod logs;
 mod look;
+mod networks;
 mod overview;
 mod page;
 mod plots;
 mod shape;
+mod sriov;
 mod visit;
 mod words;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use crate::control::Shared;
@@ -45,10 +54,25 @@ impl Pages {
             .route("/guests", get(guests::list))
             .route("/guests/{name}", get(guests::show))
             .route("/guests/{name}/act", post(guests::act))
+            .route("/devices", get(devices::show))
+            .route("/devices/give", post(devices::give))
+            .route("/sriov", get(sriov::show).post(sriov::set))
+            .route("/networks", get(networks::show))
+            .route("/images", get(images::show))
+            .route("/images/remove", post(images::remove))
+            .route("/configuration", get(configuration::show).post(configuration::post))
+            .route("/changes", get(changes::show))
+            .route("/changes/back", post(changes::put_back))
+            .route("/changes/{id}/confirm", post(changes::confirm))
+            .route("/logs", get(logs::show))
+            .route("/audit", get(logs::audit))
+            .route("/about", get(about::show))
             .route("/banner", get(page::banner))
             .route("/look", post(look::choose))
             .route("/assets/{name}", get(assets::serve))
             .fallback(page::nothing_here)
+            // A file may have 1 MiB, of which a form may make three.
+            .layer(DefaultBodyLimit::max(4 << 20))
             .with_state(self)
     }
 }

@@ -103,6 +103,11 @@ impl Recorded {
             }
             Request::Config {} => Answer::Config(state.config()),
             Request::Check { text } => Answer::Check(Checked { diagnostics: problems(&text) }),
+            Request::Edit { text, edit } => {
+                let line = serde_json::to_string(&edit).map_err(|error| Problem::fault(error.to_string()))?;
+                Answer::Edit(format!("{text}# edited: {line}\n"))
+            }
+            Request::Defined { guest, .. } => Answer::Defined(recorded::defined(&guest)),
             Request::Plan { text } => {
                 let diagnostics = problems(&text);
                 if diagnostics.iter().any(|one| one.severity == Severity::Error) {
@@ -249,7 +254,7 @@ fn act(guest: &mut Guest, verb: Verb) -> Result<(), Problem> {
 /// Numbers that grow with time, each guest's in its own way.
 fn stats(guest: &str, ms: u64) -> GuestStats {
     let seed = guest.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 7 + 1;
-    let wave = ms / 400 * (ms / 1700 % seed + 1);
+    let wave: u64 = (0..ms / 500).map(|tick| tick / 3 * seed % 11 + 1).sum();
     let counted = |pairs: &[(&str, u64)]| -> BTreeMap<String, u64> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()
     };

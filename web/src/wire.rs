@@ -2,6 +2,7 @@
 
 mod change;
 mod device;
+mod edit;
 mod event;
 mod guest;
 mod host;
@@ -11,6 +12,7 @@ pub use change::{
     AuditEntry, Change, ChangeState, Checked, Config, Diagnostic, Drift, Planned, Severity, Step,
 };
 pub use device::{Device, DeviceUse, Reason, Sriov, Verdict, VfAttribute};
+pub use edit::{Defined, DefinedDisk, DefinedNic, Definition, Edit};
 pub use event::Event;
 pub use guest::{Guest, GuestDevice, GuestState, GuestStats, Image, Log};
 pub use host::{Doctor, Finding, Health, Overview};

@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use super::{Actor, Control, Problem, Right};
 use crate::wire::{
-    AuditEntry, Change, Checked, Config, Device, Doctor, Drift, Guest, GuestStats, Image, Log, Network,
-    Overview, Planned,
+    AuditEntry, Change, Checked, Config, Defined, Device, Doctor, Drift, Edit, Guest, GuestStats, Image, Log,
+    Network, Overview, Planned,
 };
 
 /// What is done to a guest.
@@ -99,6 +99,10 @@ requests! {
     Config as config() -> Config, View;
     /// What is wrong with a text.
     Check as check(text: String) -> Checked, View;
+    /// A text with a small change: all else in it stays as it is. Nothing is saved.
+    Edit as edit(text: String, edit: Edit) -> String, View;
+    /// What a text says of a guest, and what there is for one.
+    Defined as defined(text: String, guest: String) -> Defined, View;
     /// What would have to be done so that the host is as a text says.
     Plan as plan(text: String) -> Planned, View;
     /// Writes the file, where it is still the one with the tag; answers with what it is now. Nothing is applied.

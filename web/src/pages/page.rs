@@ -67,7 +67,23 @@ impl Page {
 
     pub(super) fn menu(&self) -> Vec<Group> {
         let w = self.w;
-        vec![Group { title: "", items: vec![("/", w.overview), ("/guests", w.guests)] }]
+        let mut system = vec![("/logs", w.logs)];
+        if self.administers() {
+            system.push(("/audit", w.audit));
+        }
+        system.push(("/about", w.about));
+        vec![
+            Group { title: "", items: vec![("/", w.overview), ("/guests", w.guests), ("/images", w.images)] },
+            Group {
+                title: w.host,
+                items: vec![("/devices", w.devices), ("/sriov", "SR-IOV"), ("/networks", w.networks)],
+            },
+            Group {
+                title: w.configuration,
+                items: vec![("/configuration", w.the_file), ("/changes", w.changes)],
+            },
+            Group { title: w.system, items: system },
+        ]
     }
 
     pub(super) fn is_at(&self, item: &str) -> bool {

@@ -1,8 +1,9 @@
 //! What the box in memory has.
 
 use crate::wire::{
-    AuditEntry, Change, ChangeState, Device, DeviceUse, Doctor, Drift, Finding, Guest, GuestDevice,
-    GuestState, Health, Image, Network, NetworkKind, Overview, Port, Reason, Sriov, Verdict, VfAttribute,
+    AuditEntry, Change, ChangeState, Defined, DefinedDisk, DefinedNic, Definition, Device, DeviceUse, Doctor,
+    Drift, Finding, Guest, GuestDevice, GuestState, Health, Image, Network, NetworkKind, Overview, Port,
+    Reason, Sriov, Verdict, VfAttribute,
 };
 
 /// Guests in many states.
@@ -340,4 +341,29 @@ pub(super) fn audit() -> Vec<AuditEntry> {
     let mut token = entry(3, "ada", "save", "--- was\n+++ is\n-    num-vfs: 4\n+    num-vfs: 8\n");
     token.token = Some("ansible".into());
     vec![token, refused, entry(1, "ada", "login", "")]
+}
+
+pub(super) fn defined(guest: &str) -> Defined {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let firewall = Definition {
+        autostart: true,
+        vcpus: 2,
+        memory: "2GiB".into(),
+        kernel: "/boot/vmlinuz".into(),
+        cmdline: "console=ttyS0".into(),
+        nics: vec![DefinedNic { name: "lan".into(), network: "br0".into(), pool: String::new() }],
+        disks: vec![DefinedDisk {
+            name: "root".into(),
+            path: "/var/lib/throughway/images/firewall.qcow2".into(),
+            qcow2: true,
+            cdrom: false,
+        }],
+        ..Definition::default()
+    };
+    Defined {
+        guest: (guest == "firewall").then_some(firewall),
+        guests: names(&["firewall", "web", "desktop"]),
+        networks: names(&["br0", "nat0"]),
+        pools: names(&["lan-vfs"]),
+    }
 }

@@ -117,4 +117,137 @@ table! {
     link_down: "unplugged", "未连接";
     exits_by_cause: "Exits by cause", "退出原因";
     no_such_guest: "There is no guest {}.", "没有名为 {} 的虚拟机。";
+
+    // The file.
+    configuration: "Configuration", "配置";
+    the_file: "The file", "配置文件";
+    is_applied: "this is what holds", "当前生效";
+    is_not_applied: "not applied as it is now", "当前内容尚未应用";
+    changes: "Changes", "更改记录";
+    stale_help: "Your text is below, unchanged. What differs from the file as it is now is shown beside the plan. If you save now, it replaces that.", "您的文本保留在下方，未作改动。与当前文件的差异显示在计划旁边。现在保存将覆盖当前文件。";
+    plan: "What would be done", "将执行的操作";
+    nothing_to_do: "Nothing: the host is as the text says.", "无：主机已与文本一致。";
+    wants_confirmation: "This touches the way that you come in by. After it is applied it waits for you to confirm, and is put back by itself if you do not.", "此更改涉及您的访问通道。应用后需要您确认，否则将自动恢复。";
+    no_plan: "There is no plan while the text has errors.", "文本有错误，无法生成计划。";
+    difference: "Difference to the file", "与文件的差异";
+    no_difference: "None: the text is that of the file.", "无：文本与文件一致。";
+    problems: "Problems", "问题";
+    text_of_file: "Text of the file", "文件内容";
+    show_plan: "Check and show plan", "检查并显示计划";
+    save: "Save", "保存";
+    save_and_apply: "Save and apply", "保存并应用";
+
+    // Changes.
+    changes_help: "Each time that the host was made as the file says, newest first.", "每次按配置文件更改主机的记录，最新的在前。";
+    no_changes: "Nothing has been applied yet.", "尚未应用过任何配置。";
+    change_applying: "Being applied", "应用中";
+    change_waiting: "Waits for you", "等待确认";
+    change_committed: "Confirmed", "已生效";
+    change_reverted: "Put back", "已恢复";
+    change_failed: "Not all put back", "未能完全恢复";
+    holds: "holds", "当前";
+    what: "What", "内容";
+    who: "Who", "操作者";
+    when: "When", "时间";
+    n_steps: "{} steps", "{} 个步骤";
+    put_back: "Put back", "恢复";
+    put_back_help: "The host is made again as it was before this change. The file stays as it is.", "主机将恢复到此更改之前的状态，配置文件保持不变。";
+
+    // Devices.
+    devices_help: "PCI functions of this box. What shares an IOMMU group is given away together.", "本机的 PCI 功能。同一 IOMMU 组的设备必须一起分配。";
+    no_devices: "This box has no PCI functions.", "本机没有 PCI 功能。";
+    picture_of_devices: "The PCI tree", "PCI 树";
+    colours_are_groups: "A colour is an IOMMU group.", "颜色表示 IOMMU 组。";
+    one_by_one: "One by one", "逐项列表";
+    verdict_ready: "A guest can have it", "可分配";
+    verdict_after: "After something else", "需先处理";
+    verdict_no: "Not possible", "不可分配";
+    verdict: "Verdict", "结论";
+    group_n: "group {}", "组 {}";
+    address: "Address", "地址";
+    device: "Device", "设备";
+    driver: "driver", "驱动";
+    held_by: "held by", "使用者";
+    give: "Give", "分配";
+    give_to: "Give to", "分配给";
+
+    // SR-IOV.
+    sriov_help: "Virtual functions of each physical function, with what the file asks for and what the card says.", "各物理功能的虚拟功能（VF），以及配置要求与网卡实际状态。";
+    no_sriov: "No function of this box can have virtual functions.", "本机没有支持虚拟功能的设备。";
+    no_vfs: "It has no virtual functions now.", "目前没有虚拟功能。";
+    number_of_vfs: "Number of VFs", "VF 数量";
+    of_n: "of {}", "最多 {}";
+    n_of_m_vfs: "{} of {} VFs", "{} / {} 个 VF";
+    change: "Change", "更改";
+    holder: "Held by", "使用者";
+    attributes: "Attributes", "属性";
+    free: "free", "空闲";
+    wanted_and_is: "{} asked for, {} in fact", "要求 {}，实际 {}";
+    wanted_unsupported: "{} asked for, the driver does not say", "要求 {}，驱动不支持";
+    unknown: "not known", "未知";
+    count_is_no_number: "The number of VFs is a whole number.", "VF 数量必须是整数。";
+
+    // Networks.
+    networks: "Networks", "网络";
+    networks_help: "From the cards of the host to the guests.", "从主机网卡到虚拟机的连接。";
+    no_networks: "The file has no networks.", "配置文件中没有网络。";
+    picture_of_network: "Picture of", "网络图：";
+    bridge: "bridge", "网桥";
+    nat: "NAT", "地址转换（NAT）";
+    macvtap: "macvtap", "直连（macvtap）";
+    way_in: "the way in", "管理通道";
+    up: "up", "已启用";
+    down: "down", "未启用";
+    not_there: "not there", "不存在";
+    addresses: "Addresses", "地址";
+    as_text: "As text", "文字说明";
+
+    // Images.
+    images: "Disks and installers", "磁盘与安装镜像";
+    images_help: "Files of the folder of images, for disks and CD drives of guests.", "镜像文件夹中的文件，用于虚拟机的磁盘和光驱。";
+    bring_in: "Upload", "上传";
+    file_here: "A file of this computer", "选择本地文件";
+    sent_of: "{} of {} sent", "已上传 {}，共 {}";
+    upload_cut: "The upload was cut off; nothing of it was kept.", "上传中断，未保留任何内容。";
+    upload_without_script: "Uploading from this page needs JavaScript. Without it, a token and a command do the same:", "从此页面上传需要 JavaScript。也可以使用令牌和命令：";
+    no_images: "There are no images yet.", "还没有镜像。";
+    name: "Name", "名称";
+    on_disk: "On disk", "占用";
+    length: "Length", "大小";
+    remove: "Remove", "删除";
+    sure_image: "{} is deleted for good.", "{} 将被永久删除。";
+
+    // Logs.
+    logs: "Logs", "日志";
+    audit: "Audit log", "审计日志";
+    audit_help: "Who changed what, newest first.", "谁更改了什么，最新的在前。";
+    log_of: "Log of", "日志来源";
+    the_daemon: "the daemon", "守护进程";
+    which_log: "Which log", "日志类型";
+    its_process: "its process", "进程日志";
+    its_console: "its console", "控制台记录";
+    last_lines: "The last lines; there are more before them.", "仅显示最后部分，之前还有更多。";
+    empty_log: "Nothing yet.", "暂无内容。";
+    no_entries: "Nothing has been changed yet.", "尚无更改。";
+    token: "token", "令牌";
+    details: "Details", "详情";
+    older: "Older", "更早";
+
+    // About.
+    about: "About and doctor", "关于与诊断";
+    doctor: "What this box is fit for", "本机诊断";
+    health_good: "good", "正常";
+    health_fair: "fair", "一般";
+    health_bad: "bad", "异常";
+    add_to_cmdline: "To the kernel's command line belongs:", "应在内核命令行中添加：";
+    drift: "Differences from the file", "与配置文件的差异";
+    no_drift: "None: the host is as the file says.", "无：主机与配置文件一致。";
+    drift_unknown: "Nothing has been applied yet, so nothing can differ.", "尚未应用配置，无法比较。";
+    field: "Field", "字段";
+    in_file: "In the file", "配置值";
+    actually: "In fact", "实际值";
+    version: "Version", "版本";
+    licence: "Licence", "许可证";
+    host: "Host", "主机";
+    system: "System", "系统";
 }

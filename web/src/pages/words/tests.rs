@@ -5,8 +5,8 @@ fn no_word_is_missing_in_a_language() {
     let english = EN.all();
     let chinese = ZH.all();
     assert_eq!(english.len(), chinese.len());
-    // Names, and words that are not translated.
-    let same = ["iommu_group", "vf", "numa", "kvm_exits_unit"];
+    // Words that are the same in both.
+    let same: [&str; 0] = [];
     for ((key, en), (_, zh)) in english.iter().zip(&chinese) {
         assert!(!en.trim().is_empty() && !zh.trim().is_empty(), "{key} is empty");
         assert_eq!(en.matches("{}").count(), zh.matches("{}").count(), "{key}: places of values");
