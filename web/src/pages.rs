@@ -7,7 +7,9 @@ mod about;
 mod assets;
 mod changes;
 mod configuration;
+mod console;
 mod devices;
+mod door;
 mod guests;
 mod images;
 mod logs;
@@ -15,6 +17,7 @@ mod look;
 mod networks;
 mod overview;
 mod page;
+mod people;
 mod plots;
 mod shape;
 mod sriov;
@@ -39,12 +42,13 @@ pub(crate) use shape::now;
 pub struct Pages {
     control: Shared,
     plots: Arc<plots::Plots>,
+    screens: console::Screens,
 }
 
 impl Pages {
     /// Pages of an appliance.
     pub fn new(control: Shared) -> Self {
-        Self { control, plots: Arc::default() }
+        Self { control, plots: Arc::default(), screens: console::Screens::default() }
     }
 
     /// All of them, from `/` on. They are to be behind [`Access::guard`](crate::access::Access::guard).
@@ -54,6 +58,9 @@ impl Pages {
             .route("/guests", get(guests::list))
             .route("/guests/{name}", get(guests::show))
             .route("/guests/{name}/act", post(guests::act))
+            .route("/guests/{name}/console", get(console::show).post(console::form))
+            .route("/guests/{name}/console/screen", get(console::screen))
+            .route("/guests/{name}/console/keys", post(console::typed))
             .route("/devices", get(devices::show))
             .route("/devices/give", post(devices::give))
             .route("/sriov", get(sriov::show).post(sriov::set))
@@ -67,6 +74,15 @@ impl Pages {
             .route("/logs", get(logs::show))
             .route("/audit", get(logs::audit))
             .route("/about", get(about::show))
+            .route("/people", get(people::show))
+            .route("/people/users", post(people::add_user))
+            .route("/people/users/{name}", post(people::change_user))
+            .route("/people/password", post(people::change_password))
+            .route("/people/tokens", post(people::add_token))
+            .route("/people/tokens/remove", post(people::remove_token))
+            .route("/login", get(door::login).post(door::open))
+            .route("/claim", get(door::claim).post(door::open))
+            .route("/logout", post(door::leave))
             .route("/banner", get(page::banner))
             .route("/look", post(look::choose))
             .route("/assets/{name}", get(assets::serve))

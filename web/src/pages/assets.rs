@@ -30,6 +30,7 @@ macro_rules! assets {
 assets! {
     "throughway.css" as "text/css; charset=utf-8",
     "throughway.js" as "text/javascript; charset=utf-8",
+    "console.js" as "text/javascript; charset=utf-8",
     "editor.js" as "text/javascript; charset=utf-8",
     "upload.js" as "text/javascript; charset=utf-8",
     "mark.svg" as "image/svg+xml",

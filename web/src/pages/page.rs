@@ -71,7 +71,7 @@ impl Page {
         if self.administers() {
             system.push(("/audit", w.audit));
         }
-        system.push(("/about", w.about));
+        system.extend([("/people", w.people), ("/about", w.about)]);
         vec![
             Group { title: "", items: vec![("/", w.overview), ("/guests", w.guests), ("/images", w.images)] },
             Group {

@@ -15,6 +15,7 @@ use crate::control::{Actor, Problem};
 pub(super) struct Visit {
     pub(super) page: Page,
     pub(super) actor: Actor,
+    pub(super) login: Login,
     /// Only the part that changes by itself is asked for.
     pub(super) live: bool,
 }
@@ -37,6 +38,7 @@ pub(super) fn liking(parts: &Parts) -> (Language, &'static str) {
 pub(super) fn inside(path: &str) -> String {
     let plain = path.starts_with('/')
         && !path.starts_with("//")
+        && !["/login", "/claim", "/logout"].iter().any(|door| path.starts_with(door))
         && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     if plain { path.to_owned() } else { "/".to_owned() }
 }
@@ -57,7 +59,7 @@ impl Visit {
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let overview = pages.control.overview(&login.actor).await;
         let mut page = Page::new(language, theme, path);
-        page.csrf = login.csrf;
+        page.csrf = login.csrf.clone();
         page.who = Some(login.actor.clone());
         match overview {
             Ok(overview) => {
@@ -68,7 +70,7 @@ impl Visit {
         }
         page.done = parts.uri.query().and_then(|query| done(page.w, query));
         let live = parts.headers.contains_key("x-live");
-        Ok(Self { page, actor: login.actor, live })
+        Ok(Self { page, actor: login.actor.clone(), login, live })
     }
 }
 
@@ -92,6 +94,9 @@ fn done(w: &'static Words, query: &str) -> Option<String> {
         "confirmed" => w.confirmed,
         "removed" => w.removed,
         "applying" => w.applying,
+        "added" => w.added,
+        "changed" => w.changed_done,
+        "password" => w.password_changed,
         _ => return None,
     };
     Some(fill(text, &[value("what").unwrap_or_default()]))
@@ -104,6 +109,11 @@ pub(super) struct Posted {
 }
 
 impl Posted {
+    /// All fields of this name, in the order of the form.
+    pub(super) fn all(&self, name: &str) -> Vec<&str> {
+        self.fields.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+    }
+
     /// The first field of this name; empty where there is none.
     pub(super) fn get(&self, name: &str) -> &str {
         self.fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str())

@@ -250,4 +250,86 @@ table! {
     licence: "Licence", "许可证";
     host: "Host", "主机";
     system: "System", "系统";
+
+    // The door.
+    log_in: "Log in", "登录";
+    user_name: "User name", "用户名";
+    password: "Password", "密码";
+    claim: "Claim this box", "认领本机";
+    claim_help: "The one-time code is on the box's screen and in its journal. It makes you its administrator.", "一次性代码显示在本机屏幕上和系统日志中。使用它将成为管理员。";
+    code: "One-time code", "一次性代码";
+    your_name: "Your user name", "您的用户名";
+    name_help: "1 to 32 small letters, digits, dots, dashes and underlines.", "1 到 32 个小写字母、数字、点、连字符或下划线。";
+    new_password: "New password", "新密码";
+    password_help: "10 characters or more.", "至少 10 个字符。";
+    lost_password: "Lost your password?", "忘记密码？";
+    lost_help: "Root makes a new code on the box, and it is used here.", "请在本机以 root 生成新代码，并在此使用。";
+
+    // People.
+    people: "Users and tokens", "用户与令牌";
+    users: "Users", "用户";
+    role_word: "Role", "角色";
+    may_assign: "may give devices to guests", "可分配设备";
+    since: "Since", "创建时间";
+    new_user: "New user", "新建用户";
+    add: "Add", "添加";
+    set_password: "Set a new password", "设置新密码";
+    own_password: "Your password", "您的密码";
+    old_password: "Password now", "当前密码";
+    change_password: "Change password", "更改密码";
+    password_changed: "The password is changed; other sessions have ended.", "密码已更改，其他会话已结束。";
+    sure_user: "{} can no longer log in, and all tokens of that user end.", "{} 将无法登录，其所有令牌也将失效。";
+    tokens: "API tokens", "API 令牌";
+    tokens_help: "A program logs in with a token. It can do no more than its user, and ends by itself.", "程序使用令牌登录。令牌权限不超过其用户，并会自动过期。";
+    no_tokens: "There are no tokens.", "没有令牌。";
+    new_token: "New token", "新建令牌";
+    token_name: "What it is for", "用途";
+    days: "Days until it ends", "有效天数";
+    expires: "Ends", "过期时间";
+    user: "User", "用户";
+    token_made: "The token {} is made. It is shown this once:", "令牌 {} 已创建，仅显示这一次：";
+    sure_token: "The token {} stops working at once.", "令牌 {} 将立即失效。";
+    added: "{} is added.", "{} 已添加。";
+    changed_done: "{} is changed.", "{} 已更改。";
+
+    // The console.
+    console: "Console", "控制台";
+    console_help: "Click into the screen, or tab to it, and type. Ctrl+Shift+Escape leaves it.", "点击或切换到屏幕后输入。按 Ctrl+Shift+Escape 离开。";
+    console_ended: "The console has ended.", "控制台已结束。";
+    console_lost: "The box does not answer. Trying again.", "本机无响应，正在重试。";
+    send_line: "Send a line", "发送一行";
+    send: "Send", "发送";
+    send_key: "Send a key", "发送按键";
+    reload: "Load again", "重新加载";
+    screen_of: "Screen of {}", "{} 的屏幕";
+
+    // A guest's form.
+    edit: "Edit", "编辑";
+    edit_guest: "Edit {}", "编辑 {}";
+    form_help: "The form makes the text of the file. You see the difference and the plan before anything is saved; comments stay.", "表单会生成配置文本。保存前您将看到差异和计划，注释会保留。";
+    vcpus: "vCPUs", "虚拟处理器";
+    memory_help: "A size such as 2GiB.", "例如 2GiB。";
+    starts_from: "Starts from", "启动方式";
+    from_kernel: "A kernel", "内核";
+    from_uefi: "UEFI: what is on its disks", "UEFI：磁盘中的系统";
+    kernel_path: "Kernel file", "内核文件";
+    initrd_path: "Initial RAM disk", "初始内存盘";
+    cmdline: "Command line", "内核命令行";
+    nics: "Network cards", "网卡";
+    nic_on: "Connected to", "连接到";
+    network_n: "Network {}", "网络 {}";
+    pool_n: "A VF of {}", "{} 的 VF";
+    other_card: "as it is in the file", "保持文件中的设置";
+    disks: "Disks", "磁盘";
+    path: "File", "文件";
+    format: "Format", "格式";
+    raw: "raw", "原始（raw）";
+    qcow2: "qcow2", "qcow2 格式";
+    as_disk: "disk", "磁盘";
+    as_cd: "CD drive", "光驱";
+    seen_as: "Seen as", "类型";
+    row_help: "An empty name leaves the row out.", "名称为空的行将被忽略。";
+    remove_guest: "Remove from the file", "从文件中删除";
+    sure_remove_guest: "The guest {} is taken out of the text. You see the difference before it is saved. Its disks stay.", "虚拟机 {} 将从文本中删除。保存前可查看差异，其磁盘会保留。";
+    vcpus_are_no_number: "The number of vCPUs is a whole number.", "虚拟处理器数量必须是整数。";
 }
