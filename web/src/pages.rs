@@ -10,6 +10,7 @@ mod configuration;
 mod console;
 mod devices;
 mod door;
+mod form;
 mod guests;
 mod images;
 mod logs;
@@ -55,8 +56,10 @@ impl Pages {
     pub fn router(self) -> Router {
         Router::new()
             .route("/", get(overview::show))
-            .route("/guests", get(guests::list))
+            .route("/guests", get(guests::list).post(form::put))
+            .route("/guests/new", get(form::new))
             .route("/guests/{name}", get(guests::show))
+            .route("/guests/{name}/edit", get(form::edit))
             .route("/guests/{name}/act", post(guests::act))
             .route("/guests/{name}/console", get(console::show).post(console::form))
             .route("/guests/{name}/console/screen", get(console::screen))

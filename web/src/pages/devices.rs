@@ -2,6 +2,8 @@
 
 mod picture;
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -35,9 +37,11 @@ pub(super) fn anchor(address: &str) -> String {
     format!("d-{}", address.replace([':', '.'], "-"))
 }
 
-/// The colour of a group: neighbours differ.
-pub(super) fn colour(group: u32) -> String {
-    format!("g{}", group % 8)
+/// The colour of a function's group: those of the first eight groups differ, and then it begins anew.
+fn colour(devices: &[Device], device: &Device) -> String {
+    let Some(group) = device.iommu_group else { return String::new() };
+    let groups: BTreeSet<u32> = devices.iter().filter_map(|device| device.iommu_group).collect();
+    format!("g{}", groups.range(..group).count() % 8)
 }
 
 impl DevicesTemplate {
@@ -52,7 +56,7 @@ impl DevicesTemplate {
 
     /// The colour of its group.
     fn colour(&self, device: &Device) -> String {
-        device.iommu_group.map(colour).unwrap_or_default()
+        colour(&self.devices, device)
     }
 
     /// He may give this one away from here.

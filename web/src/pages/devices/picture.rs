@@ -41,18 +41,18 @@ pub(super) fn draw(devices: &[Device], w: &'static Words) -> String {
         }
     }
     for (line, one) in placed.iter().enumerate() {
-        function(&mut svg, one, line * LINE + 3, w);
+        function(&mut svg, devices, one, line * LINE + 3, w);
     }
     svg.push_str("</svg>");
     svg
 }
 
-fn function(svg: &mut String, placed: &Placed, y: usize, w: &'static Words) {
+fn function(svg: &mut String, devices: &[Device], placed: &Placed, y: usize, w: &'static Words) {
     let device = placed.device;
     let x = placed.depth * STEP + 4;
     let width = WIDTH.saturating_sub(x + 4);
     let (class, word) = verdict(&device.verdict, w);
-    let group = device.iommu_group.map(colour).unwrap_or_default();
+    let group = colour(devices, device);
     let label = if device.bridge {
         format!("{} {}", device.address, device.name)
     } else {
