@@ -91,6 +91,8 @@ impl Admin {
             Request::GuestStats { guest } => Answer::GuestStats(self.guest_stats(&guest).await?),
             Request::Act { guest, verb } => Answer::Act(self.act(&guest, verb).await?),
             Request::Config {} => Answer::Config(self.config().await?),
+            Request::Edit { text, edit } => Answer::Edit(self.edit(text, edit).await?),
+            Request::Defined { text, guest } => Answer::Defined(self.defined(text, guest).await?),
             Request::Check { text } => Answer::Check(self.check(by, text).await?),
             Request::Plan { text } => Answer::Plan(self.plan(by, text).await?),
             Request::Save { text, tag } => Answer::Save(self.save(by, text, tag, detail).await?),

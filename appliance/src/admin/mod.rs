@@ -14,6 +14,7 @@ mod changes;
 mod child;
 mod code;
 mod devices;
+mod edit;
 mod file;
 mod guard;
 mod guests;

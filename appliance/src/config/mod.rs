@@ -16,6 +16,7 @@ mod validate;
 
 pub use diagnostic::{Diagnostic, Severity, together};
 pub use document::{Document, load, load_all, read};
+pub use edit::Named;
 pub use guest::*;
 pub use host::{CpuList, Host, Listen, Management, Need, Seconds, Web};
 pub(crate) use mac::derived_mac;
