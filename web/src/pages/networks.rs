@@ -24,6 +24,8 @@ fn kind(network: &Network, w: &'static Words) -> &'static str {
         NetworkKind::Bridge => w.bridge,
         NetworkKind::Nat => w.nat,
         NetworkKind::Macvtap => w.macvtap,
+        NetworkKind::Vlan => w.vlan,
+        NetworkKind::Bond => w.bond,
     }
 }
 

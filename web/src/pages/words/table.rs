@@ -195,6 +195,8 @@ table! {
     bridge: "bridge", "网桥";
     nat: "NAT", "地址转换（NAT）";
     macvtap: "macvtap", "直连（macvtap）";
+    vlan: "VLAN", "虚拟局域网";
+    bond: "bond", "链路聚合";
     way_in: "the way in", "管理通道";
     up: "up", "已启用";
     down: "down", "未启用";
