@@ -1,6 +1,8 @@
 // What all pages have: parts that keep themselves current while somebody looks, a countdown, times of this place.
 
-const local = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "medium" });
+const language = document.documentElement.lang;
+const own = navigator.languages.find((one) => one.slice(0, 2) === language.slice(0, 2));
+const local = new Intl.DateTimeFormat(own ?? language, { dateStyle: "medium", timeStyle: "medium" });
 
 /** Times of the server become times of this place. */
 function times(root) {

@@ -166,7 +166,7 @@ fn draw(values: &[u64], full: Option<u64>) -> String {
         let _ = write!(line, "{}{} {y}", if at == 0 { 'M' } else { 'L' }, (first + at) * 2);
     }
     let mut svg = format!(
-        "<svg class=\"plot\" viewBox=\"0 0 {} {HEIGHT}\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><line x1=\"0\" y1=\"{HEIGHT}\" x2=\"{}\" y2=\"{HEIGHT}\"/>",
+        "<svg class=\"plot\" viewBox=\"0 0 {} {HEIGHT}\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><line x1=\"0\" y1=\"29.5\" x2=\"{}\" y2=\"29.5\"/>",
         (KEPT - 1) * 2,
         (KEPT - 1) * 2
     );
