@@ -162,14 +162,6 @@ impl Browser {
         self.until(&format!("{selector} is gone"), || !self.is_there(selector));
     }
 
-    /// Confirms a change where it waits for that; it holds at once otherwise.
-    pub(crate) fn click_if_asked(&self) {
-        self.until("it holds or waits", || self.text().contains("holds") || self.is_there("#confirm"));
-        if self.is_there("#confirm") {
-            self.click("#confirm");
-        }
-    }
-
     pub(crate) fn click(&self, selector: &str) {
         let element = self.find(selector);
         self.of_session("POST", &format!("/element/{element}/click"), &json!({}));

@@ -83,7 +83,7 @@ fn visit() {
 
     // What cannot be given away says why.
     browser.go(&format!("{URL}/devices"));
-    browser.wait_for("Devices");
+    browser.until_there("td:has(.mark.warn, .mark.bad) p + p");
     browser.picture(&pictures, "03-devices");
 
     // A guest by the form: its text is looked at first, and comments stay.
@@ -115,13 +115,13 @@ fn visit() {
         browser.click("button[value=apply]");
     };
     apply(&managed(""));
-    browser.click_if_asked();
-    browser.wait_for("Confirmed");
+    browser.click("#confirm");
+    browser.wait_for("The change is confirmed.");
     apply(&managed(", mtu: 1400"));
     browser.wait_for("A change waits for you.");
     browser.picture(&pictures, "05-waits");
-    browser.wait_for("Put back");
     browser.until_gone("#confirm");
+    browser.wait_for("nobody confirmed it within");
     browser.picture(&pictures, "06-put-back");
     apply(&managed(", mtu: 1400 "));
     browser.click("#confirm");

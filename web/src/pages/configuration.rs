@@ -178,6 +178,10 @@ pub(super) async fn post(State(pages): State<Pages>, posted: Posted) -> Result<R
 
 impl Pages {
     async fn save_and_apply(&self, by: &Actor, text: &str, tag: &str) -> Result<u64, Problem> {
+        if self.control.overview(by).await?.change.is_some() {
+            let why = "Another change is being made, or waits to be confirmed. Nothing was saved; do it again when that is over";
+            return Err(Problem::conflict(why));
+        }
         let config = self.control.config(by).await?;
         let tag = if config.tag == tag && config.text == text {
             config.tag
