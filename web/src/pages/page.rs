@@ -167,14 +167,11 @@ pub(super) async fn banner(mut visit: Visit, Query(asked): Query<Asked>) -> Resp
 }
 
 /// Something that was not done, as a page.
-pub(super) struct Failure {
-    page: Page,
-    problem: Problem,
-}
+pub(super) struct Failure(Box<FailureTemplate>);
 
 impl Failure {
     pub(super) fn new(page: Page, problem: Problem) -> Self {
-        Self { page, problem }
+        Self(Box::new(FailureTemplate { page, problem }))
     }
 }
 
@@ -187,8 +184,8 @@ struct FailureTemplate {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        render(status, &FailureTemplate { page: self.page, problem: self.problem })
+        let status = StatusCode::from_u16(self.0.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        render(status, &*self.0)
     }
 }
 
