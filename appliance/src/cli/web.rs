@@ -1,6 +1,7 @@
 //! `throughway web`: the process that the daemon starts, and what its root may ask for.
 
 use clap::{Args, Subcommand};
+use rustix::fs::FileType;
 
 use super::StateDir;
 use super::exit::Exit;
@@ -29,6 +30,9 @@ impl Arguments {
 
 pub(super) fn main(arguments: &Arguments) -> Exit {
     match &arguments.command {
+        None if !by_the_daemon() => ended(Err(Failure::Refused(anyhow::anyhow!(
+            "The admin interface is started by `throughway daemon`; `throughway web code` prints a code to get in"
+        )))),
         None => {
             super::early::one_heap();
             super::early::large_is_given_back();
@@ -36,6 +40,12 @@ pub(super) fn main(arguments: &Arguments) -> Exit {
         }
         Some(Asked::Code(state)) => ended(code(state)),
     }
+}
+
+/// Its standard input is the daemon's socket.
+fn by_the_daemon() -> bool {
+    let input = rustix::fs::fstat(std::io::stdin());
+    input.is_ok_and(|input| FileType::from_raw_mode(input.st_mode) == FileType::Socket)
 }
 
 fn code(state: &StateDir) -> Result<Exit, Failure> {
