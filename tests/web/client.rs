@@ -1,7 +1,7 @@
 //! A program that asks over HTTP: one connection a request.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub(crate) enum Way {
     /// Plain HTTP on loopback.
-    Port(u16),
+    Address(SocketAddr),
     /// The local socket.
     Socket(PathBuf),
 }
@@ -82,8 +82,8 @@ impl Client {
         text += &format!("\r\n{body}");
         let mut said = Vec::new();
         match &self.way {
-            Way::Port(port) => {
-                let mut stream = TcpStream::connect(("127.0.0.1", *port)).ok()?;
+            Way::Address(address) => {
+                let mut stream = TcpStream::connect(address).ok()?;
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 stream.write_all(text.as_bytes()).ok()?;
                 stream.read_to_end(&mut said).ok()?;

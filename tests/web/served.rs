@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// A daemon with folders of its own, and a file with no more than where it listens.
 pub(crate) struct Served {
     folder: TempDir,
-    port: u16,
+    address: SocketAddr,
     daemon: Child,
     log: Arc<Mutex<String>>,
 }
@@ -39,6 +40,13 @@ pub(crate) fn available() -> bool {
     false
 }
 
+/// An address of loopback that nobody else has: of a port that was free a moment ago, any connection may have made its own.
+fn own_address() -> SocketAddr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(127, 64 + (high & 63), low, COUNT.fetch_add(1, Ordering::Relaxed)), 8480))
+}
+
 /// Looks again and again until it is so.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -51,9 +59,9 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 impl Served {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = own_address();
         let text = format!(
-            "version: 1\nmanagement: {{listen: [\"http://127.0.0.1:{port}\"]}}\nweb: {{hosts: [box.example]}}\n"
+            "version: 1\nmanagement: {{listen: [\"http://{address}\"]}}\nweb: {{hosts: [box.example]}}\n"
         );
         fs::write(folder.path().join("box.yaml"), text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_throughway"));
@@ -72,7 +80,7 @@ impl Served {
                 log.push('\n');
             }
         });
-        let served = Self { folder, port, daemon, log };
+        let served = Self { folder, address, daemon, log };
         served.wait_for_it();
         served
     }
@@ -91,13 +99,13 @@ impl Served {
         self.log.lock().unwrap().clone()
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Somebody from the network.
     pub(crate) fn client(&self) -> Client {
-        Client::new(Way::Port(self.port))
+        Client::new(Way::Address(self.address))
     }
 
     /// Root on the box itself.

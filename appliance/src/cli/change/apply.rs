@@ -97,8 +97,8 @@ fn never_wait(pipe: BorrowedFd<'_>) {
 }
 
 fn relay(place: &Place) -> anyhow::Result<Exit> {
-    let program = std::env::current_exe().context("Finding this program")?;
-    let mut worker = Command::new(program);
+    // Not by its path: an upgrade may have put another one there meanwhile, or be about to.
+    let mut worker = Command::new("/proc/self/exe");
     if let Some(connection) = session::connection() {
         // It looks for it again when this process is gone, and the way up to sshd with it.
         worker.env(session::VARIABLE, connection);
