@@ -64,6 +64,16 @@ pub(super) fn daemon(context: &Context) -> Result<Outcome> {
     with_guests(context, "daemon")
 }
 
+pub(super) fn browser(context: &Context) -> Result<Outcome> {
+    let there = |program: &str| std::path::Path::new("/usr/bin").join(program).exists();
+    if !(there("chromium") && there("chromedriver")) {
+        return Ok(Outcome::Skipped(
+            "Debian's packages chromium and chromium-driver are not installed".into(),
+        ));
+    }
+    with_guests(context, "browser")
+}
+
 fn with_guests(context: &Context, suite: &str) -> Result<Outcome> {
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
         return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));

@@ -63,7 +63,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 15] = [
+pub(super) const SUITES: [Suite; 16] = [
     Suite {
         name: "fmt",
         what: "the code is formatted",
@@ -111,6 +111,14 @@ pub(super) const SUITES: [Suite; 15] = [
         gates: true,
         boxed: false,
         run: cargo::daemon,
+    },
+    Suite {
+        name: "browser",
+        what: "the pages in Debian's Chromium, with the daemon and a small guest on this machine's /dev/kvm",
+        test_target: Some("browser"),
+        gates: false,
+        boxed: false,
+        run: cargo::browser,
     },
     Suite {
         name: "systemd",
