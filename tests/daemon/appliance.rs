@@ -43,7 +43,10 @@ impl Appliance {
 
     fn daemon_command(&self, words: &[&str]) -> Command {
         let mut command = self.command(&["daemon"]);
-        command.arg(self.path("box.yaml")).args(words);
+        // Other daemons run beside it, which want the same port.
+        let web = words.contains(&"--web");
+        command.arg(self.path("box.yaml")).args(words.iter().filter(|word| **word != "--web"));
+        command.args((!web).then_some("--no-web"));
         command.arg("--state-dir").arg(self.path("state")).arg("--log-dir").arg(self.path("logs"));
         command
     }

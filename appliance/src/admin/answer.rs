@@ -29,6 +29,10 @@ impl Control for Admin {
                 Ok(()) => self.answer(&by, request, &mut detail).await,
                 Err(problem) => Err(problem),
             };
+            // Reading it is no change; being refused that is.
+            if matches!(answer, Ok(Answer::Audit(_))) {
+                return answer;
+            }
             let is_note = matches!(answer, Ok(Answer::Note(())));
             match self.write_down(&by, what, detail.0, answer.as_ref().err()).await {
                 // Who has something noted does it only then.

@@ -10,7 +10,7 @@ use web::{Actor, Problem};
 
 use super::answer::Detail;
 use super::{Admin, Wish, fault, file, told};
-use crate::apply::{History, State};
+use crate::apply::{History, Record, State};
 
 /// What comes before the number of a change in what its process says.
 pub(crate) const BEGINS: &str = "Change ";
@@ -53,11 +53,8 @@ impl Admin {
             if !matches!(record.state, State::Waiting { .. }) {
                 return Err(Problem::conflict(format!("Change {id} does not wait to be confirmed")));
             }
-            let asker = told::asker(record);
-            let local = by.from == "local";
-            let is_root = local && by.name == "uid 0";
-            let is_he = asker == by.name && (record.by.is_some() || local);
-            if !is_he && !is_root {
+            if !may_confirm(record, &by) {
+                let asker = told::asker(record);
                 return Err(Problem::forbidden(format!(
                     "Change {id} was asked for by {asker}: only {asker}, or root on the box, says that he still comes in"
                 )));
@@ -146,6 +143,13 @@ impl Admin {
     }
 }
 
+/// It is he who asked for it, whatever address he comes from now; or root on the box.
+fn may_confirm(record: &Record, by: &Actor) -> bool {
+    let local = by.from == "local";
+    // A number of the box's own users is a name on the box alone.
+    local && by.name == "uid 0" || told::asker(record) == by.name && (record.by.is_some() || local)
+}
+
 /// The number of a change, in the line that says it.
 fn number(line: &str) -> Option<u64> {
     line.strip_prefix(BEGINS)?.strip_suffix(BEHIND)?.parse().ok()
@@ -182,6 +186,35 @@ pub(crate) fn is_tagged(path: &Path, text: &str, seen: Option<&str>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asked_for_a_change_confirms_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut record = History::at(folder.path()).begin("a".into(), None, Vec::new()).unwrap();
+        (record.user, record.by) = (1000, Some("ada".into()));
+        let actor = |name: &str, from: &str| Actor {
+            name: name.into(),
+            role: web::Role::Admin,
+            assign_devices: true,
+            from: from.into(),
+            token: None,
+        };
+        let may = |record: &Record, who: &[(&str, &str)]| {
+            who.iter().map(|(name, from)| may_confirm(record, &actor(name, from))).collect::<Vec<_>>()
+        };
+        let who = [
+            ("ada", "192.0.2.1"),
+            ("ada", "192.0.2.2"),
+            ("otto", "192.0.2.1"),
+            ("uid 0", "local"),
+            ("uid 0", "192.0.2.1"),
+            ("uid 1000", "192.0.2.1"),
+            ("uid 1000", "local"),
+        ];
+        assert_eq!(may(&record, &who), [true, true, false, true, false, false, false]);
+        record.by = None;
+        assert_eq!(may(&record, &who), [false, false, false, true, false, false, true]);
+    }
 
     #[test]
     fn a_change_says_its_number() {

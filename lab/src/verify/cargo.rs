@@ -10,7 +10,8 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 8] = ["kvm", "daemon", "systemd", "disk", "netns", "crash", "host", "package"];
+const PRIVILEGED: [&str; 9] =
+    ["kvm", "daemon", "api", "systemd", "disk", "netns", "crash", "host", "package"];
 
 /// What suites of a whole system need beside the others.
 const SYSTEMD: [(&str, &str); 1] = [("systemd", "is process 1 of hosts that the suite makes in namespaces")];
@@ -58,6 +59,10 @@ pub(super) fn unit(context: &Context) -> Result<Outcome> {
 
 pub(super) fn kvm(context: &Context) -> Result<Outcome> {
     with_guests(context, "kvm")
+}
+
+pub(super) fn api(context: &Context) -> Result<Outcome> {
+    with_guests(context, "api")
 }
 
 pub(super) fn daemon(context: &Context) -> Result<Outcome> {

@@ -63,7 +63,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 16] = [
+pub(super) const SUITES: [Suite; 17] = [
     Suite {
         name: "fmt",
         what: "the code is formatted",
@@ -119,6 +119,14 @@ pub(super) const SUITES: [Suite; 16] = [
         gates: false,
         boxed: false,
         run: cargo::browser,
+    },
+    Suite {
+        name: "api",
+        what: "the admin API of the real daemon, with small guests, editors, uploads, and strangers who are a burden",
+        test_target: Some("api"),
+        gates: true,
+        boxed: false,
+        run: cargo::api,
     },
     Suite {
         name: "systemd",

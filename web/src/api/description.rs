@@ -7,6 +7,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::{Modify, OpenApi};
 
 use crate::access::routes as people;
+use crate::control::Problem;
 
 use super::{changes, config, console, events, guests, host, images, metrics};
 
@@ -36,6 +37,22 @@ struct Logins;
 
 impl Modify for Logins {
     fn modify(&self, described: &mut utoipa::openapi::OpenApi) {
+        // As paths are, and so that no two are the same: `get-guests-name-stats`.
+        for (path, item) in &mut described.paths.paths {
+            let path = path.trim_start_matches("/api/v1/").replace(['{', '}'], "");
+            let path = path.trim_matches('/').replace(['/', '.'], "-");
+            for (method, operation) in [
+                ("get", &mut item.get),
+                ("put", &mut item.put),
+                ("post", &mut item.post),
+                ("patch", &mut item.patch),
+                ("delete", &mut item.delete),
+            ] {
+                if let Some(operation) = operation {
+                    operation.operation_id = Some(format!("{method}-{path}"));
+                }
+            }
+        }
         let components = described.components.get_or_insert_default();
         let session = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new("__Host-throughway")));
         components.add_security_scheme("session", session);
@@ -58,7 +75,8 @@ pub fn document() -> Result<String, serde_json::Error> {
 
 /// This description.
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "description", security(()), responses(
-    (status = 200, body = serde_json::Value, content_type = "application/json")))]
+    (status = 200, body = serde_json::Value, content_type = "application/json"),
+    (status = "4XX", body = Problem, content_type = "application/problem+json", description = "By a name that this box has not, or from another site")))]
 pub(super) async fn serve() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], include_str!("../../../configs/openapi.json"))
 }

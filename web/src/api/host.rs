@@ -128,6 +128,7 @@ pub(super) async fn audit(
 /// Whether this answers, and the daemon behind it: for who watches the box, without a login.
 #[utoipa::path(get, path = "/healthz", tag = "measured", security(()), responses(
     (status = 200, body = String, content_type = "text/plain"),
+    (status = "4XX", body = Problem, content_type = "application/problem+json", description = "By a name that this box has not, or from another site"),
     (status = 503, body = String, content_type = "text/plain")))]
 pub(super) async fn healthz(State(control): State<Shared>) -> impl IntoResponse {
     let plain = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
