@@ -87,7 +87,7 @@ fn strangers_come_by_tls_and_get_nothing_without_a_login() {
         &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
         b"",
         b"\x16\x03\x01\xff\xff\x01\x00",
-        &[0xff; 70_000],
+        &vec![0xff; 70_000],
     ] {
         let mut stream = connect(port);
         let _ = stream.write_all(words);

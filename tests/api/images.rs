@@ -57,7 +57,7 @@ fn one_that_is_cut_off_leaves_nothing() {
         "PUT /api/v1/images/a HTTP/1.1\r\nHost: localhost\r\n{KIND}\r\nContent-Length: 1000000\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(&[1; 300_000]).unwrap();
+    stream.write_all(&vec![1; 300_000]).unwrap();
     wait_until("it comes", || !left(&served).is_empty());
     assert_eq!(served.get("/api/v1/images").good().json(), serde_json::json!([]), "it is not there yet");
     stream.shutdown(std::net::Shutdown::Both).unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use web::Problem;
 use web::wire;
 
-use super::{Admin, Parts, fault, told};
+use super::{Admin, Look, Parts, fault, told};
 use crate::apply::{self, History, Host, Ledger, State, originals};
 use crate::config::{self, Config, Document};
 use crate::doctor::{Facts, Health, examine};
@@ -92,7 +92,7 @@ impl Admin {
             })
             .await?;
         if let Ok(mut kept) = self.0.drift.lock() {
-            *kept = Some((Instant::now(), noted, found.clone()));
+            *kept = Some(Look { when: Instant::now(), noted, found: found.clone() });
         }
         Ok(found)
     }
@@ -102,7 +102,7 @@ impl Admin {
         let noted = *self.0.parts.noted.borrow();
         let kept = self.0.drift.lock().ok().and_then(|kept| kept.clone());
         match kept {
-            Some((when, of, found)) if of == noted && when.elapsed() < FRESH => found,
+            Some(look) if look.noted == noted && look.when.elapsed() < FRESH => look.found,
             _ => match self.drift().await {
                 Ok(found) => found,
                 Err(problem) => {

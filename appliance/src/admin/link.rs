@@ -61,6 +61,7 @@ pub(super) enum Telling {
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant, reason = "one at a time, and not for long")]
 pub(super) enum Given {
     Answer(Answer),
     /// With its socket; what came of it already.

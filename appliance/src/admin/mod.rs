@@ -108,7 +108,16 @@ struct Inner {
     coming: Mutex<BTreeMap<u64, Coming>>,
     next_upload: AtomicU64,
     /// What a look at the host has found, and when.
-    drift: Mutex<Option<(Instant, u64, Option<Vec<Drift>>)>>,
+    drift: Mutex<Option<Look>>,
+}
+
+/// A look at the host.
+#[derive(Clone)]
+struct Look {
+    when: Instant,
+    /// After how many changes.
+    noted: u64,
+    found: Option<Vec<Drift>>,
 }
 
 impl Admin {

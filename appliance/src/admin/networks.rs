@@ -88,7 +88,7 @@ fn vlan(vlan: &PortVlan) -> String {
     let mut words = vec![word("mode")];
     words.extend(vlan.tag.map(|tag| tag.to_string()));
     words.extend(vlan.trunk_tags.iter().map(|tags| {
-        let all = tags.clone().all();
+        let all = tags.all();
         if all.start() == all.end() {
             all.start().to_string()
         } else {

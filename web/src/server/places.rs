@@ -89,10 +89,10 @@ fn evict(taken: &mut BTreeMap<u64, Arc<Seat>>, may: impl Fn(&Seat) -> bool) -> b
     else {
         return false;
     };
-    if let Some(seat) = taken.remove(&number) {
-        if let Some(task) = seat.task.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            task.abort();
-        }
+    if let Some(seat) = taken.remove(&number)
+        && let Some(task) = seat.task.lock().unwrap_or_else(PoisonError::into_inner).take()
+    {
+        task.abort();
     }
     true
 }
