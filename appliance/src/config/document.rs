@@ -288,7 +288,7 @@ pub(crate) const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 3] = ["listen", "web", "serial"];
+const NOT_YET: [&str; 1] = ["serial"];
 
 /// Finds unknown keys by the schema, takes them out, and says which known key is nearest.
 struct Unknown<'a> {

@@ -184,6 +184,8 @@ fn finish(
 ) -> Result<Exit, Failure> {
     let id = record.id;
     if record.by.is_some() {
+        // Who hears its number asks for it.
+        place.history.write(&record)?;
         tell(&format!("{BEGINS}{id}{BEHIND}"));
     }
     let Place { host, ledger, history } = place;
