@@ -10,8 +10,8 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 9] =
-    ["kvm", "daemon", "api", "systemd", "disk", "netns", "crash", "host", "package"];
+const PRIVILEGED: [&str; 11] =
+    ["kvm", "daemon", "api", "web", "browser", "systemd", "disk", "netns", "crash", "host", "package"];
 
 /// What suites of a whole system need beside the others.
 const SYSTEMD: [(&str, &str); 1] = [("systemd", "is process 1 of hosts that the suite makes in namespaces")];
@@ -63,6 +63,16 @@ pub(super) fn kvm(context: &Context) -> Result<Outcome> {
 
 pub(super) fn api(context: &Context) -> Result<Outcome> {
     with_guests(context, "api")
+}
+
+/// As root alone: the daemon gives the rights of its child away.
+pub(super) fn web(context: &Context) -> Result<Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Outcome::Skipped("only root can start the daemon with its admin interface".to_owned()));
+    }
+    let mut command = fresh::cargo();
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "web"]);
+    Ok(Outcome::Ran(tests(context, "web", &mut command)?))
 }
 
 pub(super) fn daemon(context: &Context) -> Result<Outcome> {
