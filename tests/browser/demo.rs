@@ -23,7 +23,8 @@ fn a_box_with_an_igb_is_claimed_and_set_up() {
     let holds = |number: &str| {
         browser.until(&format!("change {number} holds"), || {
             let newest = "tbody tr:first-child";
-            browser.is_there(&format!("{newest} .tag.on")) && browser.text_of(&format!("{newest} th")) == number
+            browser.is_there(&format!("{newest} .tag.on"))
+                && browser.text_of(&format!("{newest} th")) == number
         });
     };
 
