@@ -49,6 +49,12 @@ pub struct Web {
     pub users_file: Option<PathBuf>,
 }
 
+impl Web {
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One place where the admin interface is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -20,7 +20,7 @@ pub struct Config {
     #[serde(default)]
     pub management: Management,
     /// The admin interface.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Web::is_usual")]
     pub web: Web,
     /// What the box must have.
     #[serde(default)]
