@@ -1,10 +1,11 @@
-//! Programs out of cargo's registry, in the cache folder.
+//! Programs out of cargo's registry and of Debian's packages, in the cache folder.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::apt::{self, Apt};
 use crate::cache::Cache;
 use crate::{command, fresh, progress};
 
@@ -36,4 +37,21 @@ pub fn installed(name: &str, version: &str, arguments: &[&str]) -> Result<PathBu
         bail!("Installing {name} left no {}", program.display());
     }
     Ok(program)
+}
+
+/// The folder with the programs of a Debian package that needs the C library alone, out of the cache folder: nothing is installed,
+/// and no service of it is started.
+pub fn packaged(package: &str) -> Result<PathBuf> {
+    let cache = Cache::open()?;
+    let apt = Apt::new(&cache)?;
+    apt.update()?;
+    let version = apt.candidate(package)?;
+    let folder = cache.folder("tools", &format!("{package}-{version}"), |scratch| {
+        let file = progress::step(&format!("Downloading {package} (into the cache folder, once)"), |_| {
+            apt.download(package, scratch)
+        })?;
+        apt::unpack(&file, scratch)?;
+        std::fs::remove_file(&file).with_context(|| format!("Removing {}", file.display()))
+    })?;
+    Ok(folder.join("usr/bin"))
 }

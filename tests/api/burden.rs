@@ -3,56 +3,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::appliance::{file, guest};
-use crate::client::{Answer, Served, a_while};
+use crate::client::{Served, a_while};
 use crate::machine::{PATIENCE, available, wait_until};
-
-fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-/// By TLS, to who has the certificate that the box made for itself, and to nobody else.
-fn secure(served: &Served, port: u16) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
-    let path = served.appliance.path("state").join("web/tls/certificate.der");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(fs::read(path)?)).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = StreamOwned::new(connection, connect(port));
-    stream.flush()?;
-    Ok(stream)
-}
-
-fn get(served: &Served, port: u16, path: &str) -> std::io::Result<Answer> {
-    let mut stream = secure(served, port)?;
-    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes())?;
-    Ok(Answer::read(stream))
-}
-
-/// It answers those who come by the network, and root on the box.
-fn is_usable(served: &Served, port: u16) {
-    wait_until("it answers over the network", || {
-        get(served, port, "/healthz").is_ok_and(|answer| answer.status == 200)
-    });
-    assert_eq!(served.get("/healthz").good().text(), "ok\n");
-}
+use crate::network::{connect, get, is_usable, secure};
 
 /// Bytes of a process that are in memory and its own, shared ones by their share.
 fn memory(pid: u32) -> u64 {

@@ -18,4 +18,6 @@ mod images;
 #[allow(dead_code, reason = "as above")]
 #[path = "../kvm/machine.rs"]
 mod machine;
+mod measured;
+mod network;
 mod reading;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::suite::{Counts, Outcome};
 use super::{Context, tail};
-use crate::{command, fresh, host, progress};
+use crate::{command, fresh, host, progress, tool};
 
 /// Tests that need rights or devices, and have suites of their own.
 const PRIVILEGED: [&str; 11] =
@@ -62,7 +62,14 @@ pub(super) fn kvm(context: &Context) -> Result<Outcome> {
 }
 
 pub(super) fn api(context: &Context) -> Result<Outcome> {
-    with_guests(context, "api")
+    if let Some(skipped) = without_kvm() {
+        return Ok(skipped);
+    }
+    let programs = tool::packaged("prometheus")?;
+    let mut command = fresh::cargo();
+    command.env("REQUIRE", "api").env("THROUGHWAY_PROMETHEUS", programs);
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "api"]);
+    Ok(Outcome::Ran(tests(context, "api", &mut command)?))
 }
 
 /// As root alone: the daemon gives the rights of its child away.
@@ -89,9 +96,15 @@ pub(super) fn browser(context: &Context) -> Result<Outcome> {
     with_guests(context, "browser")
 }
 
+/// Why no guest can run here.
+fn without_kvm() -> Option<Outcome> {
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    opened.err().map(|error| Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")))
+}
+
 fn with_guests(context: &Context, suite: &str) -> Result<Outcome> {
-    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    if let Some(skipped) = without_kvm() {
+        return Ok(skipped);
     }
     let mut command = fresh::cargo();
     command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", suite]);
@@ -99,23 +112,23 @@ fn with_guests(context: &Context, suite: &str) -> Result<Outcome> {
 }
 
 pub(super) fn systemd(context: &Context) -> Result<Outcome> {
-    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    if let Some(skipped) = without_kvm() {
+        return Ok(skipped);
     }
     in_namespaces(context, "systemd", &SYSTEMD, None)
 }
 
 /// The life of this package.
 pub(super) fn package(context: &Context, file: &Path) -> Result<Outcome> {
-    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    if let Some(skipped) = without_kvm() {
+        return Ok(skipped);
     }
     in_namespaces(context, "package", &SYSTEMD, Some(("THROUGHWAY_DEB", file)))
 }
 
 pub(super) fn disk(context: &Context) -> Result<Outcome> {
-    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Ok(Outcome::Skipped(format!("/dev/kvm cannot be opened: {error}")));
+    if let Some(skipped) = without_kvm() {
+        return Ok(skipped);
     }
     host::ensure(&[("qemu-utils", "images are compared with what qemu-img(1) and qemu-io(1) make of them")])?;
     let mut command = fresh::cargo();
