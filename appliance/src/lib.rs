@@ -14,6 +14,7 @@ pub mod explain;
 mod faults;
 pub mod guest;
 pub mod host;
+pub mod jail;
 pub mod plan;
 pub mod variables;
 pub mod watch;

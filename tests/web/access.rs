@@ -119,6 +119,39 @@ fn roles_tokens_and_other_sites_have_their_bounds() {
 }
 
 #[test]
+fn the_process_that_serves_has_no_rights_and_locks_itself_up() {
+    if !available() {
+        return;
+    }
+    let served = Served::new();
+    let web = served.web();
+    let status = fs::read_to_string(format!("/proc/{web}/status")).unwrap();
+    let of = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {key}: {status}")).split_whitespace().collect::<Vec<_>>()
+    };
+    for key in ["Uid", "Gid"] {
+        assert!(of(key).iter().all(|id| *id != "0"), "{key}: {:?}", of(key));
+    }
+    assert_eq!(of("Groups"), Vec::<&str>::new());
+    for key in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(of(key), ["0000000000000000"], "{key}");
+    }
+    assert_eq!((of("NoNewPrivs"), of("Seccomp"), of("Threads")), (vec!["1"], vec!["2"], vec!["1"]));
+    // What it has open is what it was handed: no file of anybody else's.
+    for entry in fs::read_dir(format!("/proc/{web}/fd")).unwrap().flatten() {
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let known = ["socket:", "pipe:", "anon_inode:", "/dev/null"];
+        let own = target.starts_with(served.path("state/web"));
+        assert!(own || known.iter().any(|known| target.to_string_lossy().starts_with(known)), "{target:?}");
+    }
+    // A password is worked on by threads of its own, which are locked up as well.
+    let ada = served.ada();
+    assert_eq!(ada.get("/api/v1/me").status, 200);
+    assert_eq!(served.web(), web, "it is the same one");
+}
+
+#[test]
 fn wrong_tries_and_sessions_outlive_the_web_process_and_its_memory_does_not() {
     if !available() {
         return;

@@ -172,7 +172,7 @@ fn prepare(parts: &Parts, wanted: &Wanted) -> anyhow::Result<Prepared> {
         certificate: certificate(wanted),
         names: names(&wanted.web),
         hosts: wanted.web.hosts.clone(),
-        users_file: wanted.web.users_file.clone(),
+        users_file: wanted.web.users_file.as_ref().map(|path| beside_the_file(wanted, path)),
     };
     Ok((hello, beside, user))
 }
@@ -261,11 +261,16 @@ fn local(path: &Path) -> anyhow::Result<OwnedFd> {
     Ok(listener.into())
 }
 
+/// What a path of the file leads to: one that is relative begins at the file's folder.
+fn beside_the_file(wanted: &Wanted, path: &Path) -> PathBuf {
+    wanted.folder.as_ref().map_or_else(|| path.to_owned(), |folder| folder.join(path))
+}
+
 /// The owner's own certificate, read by root.
 fn certificate(wanted: &Wanted) -> Option<(String, String)> {
     let (Some(chain), Some(key)) = (&wanted.web.certificate, &wanted.web.key) else { return None };
     let read = |path: &PathBuf| {
-        let path = wanted.folder.as_ref().map_or_else(|| path.clone(), |folder| folder.join(path));
+        let path = beside_the_file(wanted, path);
         let text = File::open(&path).and_then(|file| {
             let mut text = String::new();
             io::Read::read_to_string(&mut io::Read::take(file, 1 << 20), &mut text)?;

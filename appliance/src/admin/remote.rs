@@ -21,6 +21,7 @@ use web::wire::Event;
 use web::{Actor, Answer, Console, Control, Problem, Request, Right, Shared, Upload};
 
 use super::link::{Asking, Given, Hello, Kind, Reader, Telling, Waiting, What, Writer, both};
+use crate::jail;
 
 /// How long the daemon may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -64,6 +65,11 @@ async fn serve() -> anyhow::Result<()> {
         Remote { to, waiting: Arc::clone(&waiting), events: events.clone(), next: AtomicU64::new(1) };
     let control: Shared = Arc::new(remote);
     let (hosts, users_file) = (hello.hosts.clone(), hello.users_file.clone());
+    let folder = descriptors.last().context("The daemon hands no folder over")?.as_fd();
+    let lacks = jail::web::enter(folder, users_file.as_deref()).context("Locking this process up")?;
+    if !lacks.is_empty() {
+        tracing::info!("The admin interface is locked up, but for what this host does not give it: {lacks}");
+    }
     let (serving, _folder) = serving(hello, descriptors)?;
     // What it notes in the audit log goes by the daemon, which is heard below alone: nothing of that is waited for here.
     let announce = Box::new(|code: &str| {
