@@ -42,6 +42,13 @@ fn is_there(boot: &Boot<'_>, path: &str) -> bool {
     boot.output(&["test", "-e", path]).status.success()
 }
 
+/// The number of the user that the admin interface is served as.
+fn user_of_web(boot: &Boot<'_>) -> String {
+    let script = "for child in $(cat /proc/$1/task/$1/children); do \
+        grep -qz '^web$' /proc/$child/cmdline && sed -n 's/^Uid:\\s*\\([0-9]*\\).*/\\1/p' /proc/$child/status; done";
+    boot.text(&["sh", "-c", script, "sh", &boot.daemon().to_string()])
+}
+
 /// What becomes of the box with the package.
 #[test]
 fn a_package_comes_with_its_daemon_leaves_guests_running_when_it_is_upgraded_and_goes_without_a_trace() {
@@ -62,6 +69,13 @@ fn a_package_comes_with_its_daemon_leaves_guests_running_when_it_is_upgraded_and
         ""
     );
     assert!(boot.run(&["throughway", "status"]).contains("The host is as change 1"));
+    let user = boot.run(&["id", "-u", "throughway"]);
+    wait_until(|| boot.journal(), || user_of_web(&boot) == user);
+    assert_eq!(boot.run(&["stat", "-c", "%U", "/var/lib/throughway/web"]), "throughway");
+    assert_eq!(
+        boot.run(&["getent", "passwd", "throughway"]).split(':').next_back(),
+        Some("/usr/sbin/nologin")
+    );
     assert!(boot.run(&["man", "-w", "throughway-vm-start"]).ends_with("throughway-vm-start.8.gz"));
     boot.run(&["throughway", "check", FILE]);
     let size: u64 = boot.run(&["stat", "--format", "%s", "/usr/bin/throughway"]).parse().unwrap();
@@ -110,4 +124,5 @@ fn a_package_comes_with_its_daemon_leaves_guests_running_when_it_is_upgraded_and
         ""
     );
     assert!(is_there(&boot, "/var/lib/throughway/images/mine.raw"), "images are their owner's");
+    assert_eq!(boot.run(&["id", "-u", "throughway"]), user, "a number is given to nobody else");
 }
