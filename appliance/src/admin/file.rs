@@ -1,16 +1,14 @@
 //! The file: read, checked, planned, and written where nobody else has written it meanwhile.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use web::wire::{Checked, Config as Told, Event, Planned, Step};
 use web::{Actor, Problem};
 
 use super::answer::Detail;
+use super::exchange::{Put, put};
 use super::guard::Guard;
 use super::{Admin, Parts, cannot_write, fault, told};
 use crate::apply::{self, History, Host, Ledger, originals};
@@ -25,6 +23,9 @@ const USUAL: &str = "/etc/throughway/appliance.yaml";
 
 /// What is said of a file that is another one than somebody has seen.
 pub(super) const STALE: &str = "the file is another one than you have seen: somebody has changed it meanwhile. Nothing was done; look at it again";
+
+/// And where both were written at once, on a file system that keeps only one of them.
+const OVER: &str = "somebody else has put another file there in the same moment, and one of the two is gone. Look at it again before you go on";
 
 /// The tag of a file's bytes.
 pub(crate) fn tag(bytes: &[u8]) -> String {
@@ -155,7 +156,13 @@ impl Admin {
                 let document = parts.document(text);
                 sound(parts, &by, &document, &before(parts, &bytes))?;
                 let diff = diff(&String::from_utf8_lossy(&bytes), &document.text);
-                exchange(&path, document.text.as_bytes(), &tag)?;
+                let doing = || format!("Writing {}", path.display());
+                match put(&path, document.text.as_bytes(), &tag) {
+                    Ok(Put::Done) => {}
+                    Ok(Put::Other) => return Err(stale(&path)),
+                    Ok(Put::Over) => return Err(Problem::conflict(format!("{}: {OVER}", path.display()))),
+                    Err(error) => return Err(cannot_write(&doing(), &error)),
+                }
                 Ok((told_of(parts, &path, document.text.into_bytes())?, diff))
             })
             .await?;
@@ -218,7 +225,11 @@ fn same(path: &Path, bytes: &[u8], seen: &str) -> Result<(), Problem> {
     if tag(bytes) == seen {
         return Ok(());
     }
-    Err(Problem::stale(format!("{}: {STALE}", path.display())))
+    Err(stale(path))
+}
+
+fn stale(path: &Path) -> Problem {
+    Problem::stale(format!("{}: {STALE}", path.display()))
 }
 
 fn diff(before: &str, after: &str) -> String {
@@ -226,93 +237,8 @@ fn diff(before: &str, after: &str) -> String {
     diff.unified_diff().context_radius(3).header("before", "after").to_string()
 }
 
-/// Puts a text where the file is that has this tag. It is looked at again once nobody finds it there any more: what somebody
-/// wrote in the last moment is put back, and nothing is lost.
-fn exchange(path: &Path, text: &[u8], seen: &str) -> Result<(), Problem> {
-    let failed = |error: io::Error| cannot_write(&format!("Writing {}", path.display()), &error);
-    let mut fresh = OsString::from(path);
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    let about = fs::metadata(path).ok();
-    let written = write(&fresh, text, about.as_ref());
-    let flags = if about.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
-    let exchanged = written.and_then(|()| Ok(renameat_with(CWD, &fresh, CWD, path, flags)?));
-    match exchanged {
-        Ok(()) => {}
-        Err(error) => {
-            let _ = fs::remove_file(&fresh);
-            // It is there by now, or gone.
-            if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) {
-                same(path, &on_disk(path)?, seen)?;
-            }
-            return Err(failed(error));
-        }
-    }
-    if about.is_some() {
-        let before = fs::read(&fresh).map_err(failed)?;
-        if tag(&before) != seen {
-            renameat_with(CWD, &fresh, CWD, path, RenameFlags::EXCHANGE)
-                .map_err(|error| failed(error.into()))?;
-            let _ = fs::remove_file(&fresh);
-            return same(path, &before, seen);
-        }
-        fs::remove_file(&fresh).map_err(failed)?;
-    }
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
-}
-
-/// Whole and on disk, with the mode and the owner of the one before.
-fn write(path: &Path, text: &[u8], before: Option<&fs::Metadata>) -> io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-        fs::create_dir_all(folder)?;
-    }
-    let _ = fs::remove_file(path);
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    let mode = before.map_or(0o644, |before| before.mode() & 0o7777);
-    if let Some(before) = before {
-        std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()))?;
-    }
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()
-}
-
 /// Whether something is applied by this text already.
 pub(super) fn holds(parts: &Parts) -> Result<Option<u64>, Problem> {
     let records = History::at(&parts.state).records().map_err(fault)?;
     Ok(apply::current(&records).map(|record| record.id))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_keeps_its_mode_and_is_exchanged_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("box.yaml");
-        exchange(&path, b"one", &tag(b"")).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"one");
-        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        exchange(&path, b"two", &tag(b"one")).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
-    }
-
-    #[test]
-    fn what_somebody_wrote_in_the_last_moment_is_not_lost() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("box.yaml");
-        fs::write(&path, "by hand").unwrap();
-        let problem = exchange(&path, b"by api", &tag(b"seen")).unwrap_err();
-        assert_eq!(problem.status, 412, "{problem}");
-        assert_eq!(fs::read(&path).unwrap(), b"by hand");
-        let problem = exchange(&folder.path().join("new.yaml"), b"x", &tag(b"")).map(|()| 0);
-        assert!(problem.is_ok());
-        let problem = exchange(&folder.path().join("new.yaml"), b"y", &tag(b"")).unwrap_err();
-        assert_eq!(problem.status, 412, "there is one by now");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
-    }
 }

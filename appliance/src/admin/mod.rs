@@ -15,6 +15,7 @@ mod child;
 mod code;
 mod devices;
 mod edit;
+mod exchange;
 mod file;
 mod guard;
 mod guests;
