@@ -15,6 +15,7 @@ mod guests;
 #[path = "../kvm/image.rs"]
 mod image;
 mod images;
+mod logs;
 #[allow(dead_code, reason = "as above")]
 #[path = "../kvm/machine.rs"]
 mod machine;

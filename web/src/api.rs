@@ -9,6 +9,7 @@ mod events;
 mod guests;
 mod host;
 mod images;
+mod log;
 mod metrics;
 
 use axum::Router;
@@ -34,11 +35,13 @@ pub fn routes(control: Shared) -> Router {
         .route("/drift", get(host::drift))
         .route("/doctor", get(host::doctor))
         .route("/log", get(host::log))
+        .route("/log/events", get(log::of_the_box))
         .route("/audit", get(host::audit))
         .route("/guests", get(guests::all))
         .route("/guests/{name}", get(guests::one))
         .route("/guests/{name}/stats", get(guests::stats))
         .route("/guests/{name}/log", get(guests::log))
+        .route("/guests/{name}/log/events", get(log::of_a_guest))
         .route("/guests/{name}/console", get(console::attach))
         .route("/guests/{name}/{verb}", post(guests::act))
         .route("/config", get(config::read).put(config::save))

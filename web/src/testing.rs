@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 use crate::control::{Actor, Answer, Console, Control, Problem, Request, Role, Upload, Verb};
 use crate::wire::{
     AuditEntry, Change, ChangeState, Checked, Config, Diagnostic, Event, Guest, GuestState, GuestStats, Log,
-    Planned, Severity, Step,
+    LogNews, Planned, Severity, Step,
 };
 
 pub use recorded::{devices, doctor, drift, guests, images, networks, text};
@@ -153,6 +153,7 @@ impl Recorded {
             Request::Drift {} => Answer::Drift(drift()),
             Request::Doctor {} => Answer::Doctor(doctor()),
             Request::Log { guest, .. } => Answer::Log(log(guest)),
+            Request::LogSince { guest, since, .. } => Answer::LogSince(log_since(guest, &since)),
             Request::Audit { before, limit } => {
                 let older = state.audit.iter().filter(|entry| before.is_none_or(|before| entry.id < before));
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -316,6 +317,12 @@ fn planned(old: &str, new: &str) -> Planned {
         ]
     };
     Planned { steps, diagnostics: problems(new), wants_confirmation: old != new }
+}
+
+/// Nothing comes to it.
+fn log_since(guest: Option<String>, since: &str) -> LogNews {
+    let lines = if since.is_empty() { log(guest).lines } else { Vec::new() };
+    LogNews { lines, place: "1".into(), missed: false }
 }
 
 fn log(guest: Option<String>) -> Log {

@@ -14,6 +14,6 @@ pub use change::{
 pub use device::{Device, DeviceUse, Reason, Sriov, Verdict, VfAttribute};
 pub use edit::{Defined, DefinedDisk, DefinedNic, Definition, Edit};
 pub use event::Event;
-pub use guest::{Guest, GuestDevice, GuestState, GuestStats, Image, Log};
+pub use guest::{Guest, GuestDevice, GuestState, GuestStats, Image, Log, LogNews};
 pub use host::{Doctor, Finding, Health, Overview};
 pub use network::{Network, NetworkKind, Port};

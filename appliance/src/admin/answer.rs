@@ -109,6 +109,9 @@ impl Admin {
             Request::Log { guest, console, lines } => {
                 Answer::Log(self.log(guest.as_deref(), console, lines).await?)
             }
+            Request::LogSince { guest, console, since, lines } => {
+                Answer::LogSince(self.log_since(guest.as_deref(), console, since, lines).await?)
+            }
             Request::Audit { before, limit } => Answer::Audit(self.audit(before, limit).await?),
             Request::Images {} => Answer::Images(self.images().await?),
             Request::FinishUpload { upload } => Answer::FinishUpload(self.finish(by, upload, detail).await?),

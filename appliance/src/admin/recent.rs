@@ -9,12 +9,13 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Bytes that are kept.
 const LIMIT: usize = 256 << 10;
 
-static KEPT: Mutex<Kept> = Mutex::new(Kept { lines: VecDeque::new(), bytes: 0, lost: false });
+static KEPT: Mutex<Kept> = Mutex::new(Kept { lines: VecDeque::new(), bytes: 0, given_up: 0 });
 
 struct Kept {
     lines: VecDeque<String>,
     bytes: usize,
-    lost: bool,
+    /// Lines that are kept no more.
+    given_up: u64,
 }
 
 /// Keeps what is written to it, one line at a time.
@@ -26,7 +27,21 @@ impl Recent {
     pub(super) fn last(count: usize) -> (Vec<String>, bool) {
         let kept = kept();
         let skipped = kept.lines.len().saturating_sub(count);
-        (kept.lines.iter().skip(skipped).cloned().collect(), skipped > 0 || kept.lost)
+        (kept.lines.iter().skip(skipped).cloned().collect(), skipped > 0 || kept.given_up > 0)
+    }
+
+    /// The number that the next line has.
+    pub(super) fn next() -> u64 {
+        let kept = kept();
+        kept.given_up.saturating_add(kept.lines.len() as u64)
+    }
+
+    /// Lines from this number on, at most so many, and the number of the first one of them.
+    pub(super) fn since(number: u64, count: usize) -> (Vec<String>, u64) {
+        let kept = kept();
+        let from = number.max(kept.given_up);
+        let skipped = usize::try_from(from.saturating_sub(kept.given_up)).unwrap_or(usize::MAX);
+        (kept.lines.iter().skip(skipped).take(count).cloned().collect(), from)
     }
 }
 
@@ -45,7 +60,7 @@ impl io::Write for Recent {
         while kept.bytes > LIMIT {
             let Some(oldest) = kept.lines.pop_front() else { break };
             kept.bytes = kept.bytes.saturating_sub(oldest.len());
-            kept.lost = true;
+            kept.given_up = kept.given_up.saturating_add(1);
         }
         Ok(bytes.len())
     }

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use crate::access::routes as people;
 use crate::control::Problem;
 
-use super::{changes, config, console, events, guests, host, images, metrics};
+use super::{changes, config, console, events, guests, host, images, log, metrics};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,11 +23,11 @@ use super::{changes, config, console, events, guests, host, images, metrics};
         host::healthz, guests::all, guests::one, guests::stats, guests::log, guests::act, console::attach,
         config::read, config::save, config::check, config::plan, config::schema,
         changes::all, changes::one, changes::apply, changes::confirm, changes::rollback,
-        images::all, images::upload, images::remove, events::listen, metrics::scrape, serve,
+        images::all, images::upload, images::remove, events::listen, log::of_the_box, log::of_a_guest, metrics::scrape, serve,
         people::claim, people::login, people::logout, people::me, people::password, people::list_users, people::add_user,
         people::change_user, people::remove_user, people::list_tokens, people::add_token, people::remove_token,
     ),
-    components(schemas(crate::wire::Event, crate::control::Verb)),
+    components(schemas(crate::wire::Event, crate::wire::LogNews, crate::control::Verb)),
     modifiers(&Logins),
     security(("session" = []), ("token" = [])),
 )]

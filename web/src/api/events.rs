@@ -15,7 +15,7 @@ use crate::control::{Problem, Right, Shared};
 use crate::wire::Event;
 
 /// A connection over which nothing goes is one that somebody on the way gives up.
-const ALIVE: Duration = Duration::from_secs(25);
+pub(super) const ALIVE: Duration = Duration::from_secs(25);
 
 /// What happens from now on (`text/event-stream`): `guest`, `guest-gone`, `change`, `progress`, `config`; and `missed`, with a
 /// number, where the reader was too slow: then all is to be asked for anew.

@@ -50,10 +50,10 @@ pub(super) struct Which {
     /// Its console's, not that of its process.
     #[serde(default)]
     #[param(required = false)]
-    console: bool,
+    pub(super) console: bool,
     /// The last so many lines: 200 where it is not said, and 5000 at most.
     #[param(minimum = 1, maximum = 5000)]
-    lines: Option<u32>,
+    pub(super) lines: Option<u32>,
 }
 
 /// The end of a guest's log.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::{Actor, Control, Problem, Right};
 use crate::wire::{
     AuditEntry, Change, Checked, Config, Defined, Device, Doctor, Drift, Edit, Guest, GuestStats, Image, Log,
-    Network, Overview, Planned,
+    LogNews, Network, Overview, Planned,
 };
 
 /// What is done to a guest.
@@ -121,6 +121,9 @@ requests! {
     Doctor as doctor() -> Doctor, View;
     /// The last lines of a log: of a guest's process, of its console, or the daemon's own where no guest is named.
     Log as log(guest: Option<String>, console: bool, lines: u32) -> Log, View;
+    /// What has come of the same log since a place in it, that was told before; where none is given, its last lines. Of more lines
+    /// than are wanted the first ones are told, and then the next.
+    LogSince as log_since(guest: Option<String>, console: bool, since: String, lines: u32) -> LogNews, View;
     /// Who changed what, newest first, older than `before` where it is given.
     Audit as audit(before: Option<u64>, limit: u32) -> Vec<AuditEntry>, Administer;
     /// Disk images and installers in the folder of images.

@@ -32,6 +32,7 @@ assets! {
     "throughway.js" as "text/javascript; charset=utf-8",
     "console.js" as "text/javascript; charset=utf-8",
     "editor.js" as "text/javascript; charset=utf-8",
+    "logs.js" as "text/javascript; charset=utf-8",
     "upload.js" as "text/javascript; charset=utf-8",
     "mark.svg" as "image/svg+xml",
 }

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::page::{Failure, html, render};
+use super::page::{Failure, render};
 use super::{Page, Pages, Visit};
 use crate::wire::{AuditEntry, Log};
 
@@ -25,12 +25,14 @@ pub(super) struct Which {
 }
 
 #[derive(Template)]
-#[template(path = "logs.html", blocks = ["live"])]
+#[template(path = "logs.html")]
 struct LogsTemplate {
     page: Page,
     which: Which,
     guests: Vec<String>,
     log: Log,
+    /// Where a script hears of what comes.
+    events: String,
 }
 
 /// The end of a log.
@@ -46,16 +48,19 @@ pub(super) async fn show(
     };
     let guest = (!which.guest.is_empty()).then(|| which.guest.clone());
     let console = guest.is_some() && which.of == "console";
+    let events = match &guest {
+        Some(guest) => {
+            let guest = askama::filters::urlencode_strict(guest).map(|name| name.to_string());
+            let guest = guest.unwrap_or_default();
+            format!("/api/v1/guests/{guest}/log/events?console={console}&lines={LINES}")
+        }
+        None => format!("/api/v1/log/events?lines={LINES}"),
+    };
     let log = match pages.control.log(by, guest, console, LINES).await {
         Ok(log) => log,
         Err(problem) => return Err(visit.failed(problem)),
     };
-    let live = visit.live;
-    let template = LogsTemplate { page: visit.page, which, guests, log };
-    if live {
-        return Ok(html(StatusCode::OK, template.as_live().render().unwrap_or_default()));
-    }
-    Ok(render(StatusCode::OK, &template))
+    Ok(render(StatusCode::OK, &LogsTemplate { page: visit.page, which, guests, log, events }))
 }
 
 /// From where on.

@@ -103,6 +103,18 @@ pub struct Image {
     pub guests: Vec<String>,
 }
 
+/// What has come of a log since a place in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LogNews {
+    /// Oldest first, without line ends.
+    pub lines: Vec<String>,
+    /// How far this goes.
+    pub place: String,
+    /// What came before these lines is not there any more, or is left out as too much.
+    pub missed: bool,
+}
+
 /// The end of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
