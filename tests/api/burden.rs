@@ -35,6 +35,12 @@ fn strangers_come_by_tls_and_get_nothing_without_a_login() {
     }
     let (served, port) = Served::by_https(&file(&[]));
     is_usable(&served, port);
+    let issue = served.appliance.path("issue.d/throughway.issue");
+    let der = fs::read(crate::network::certificate(&served)).unwrap();
+    let fingerprint = web::server::fingerprint(&der);
+    wait_until("its console shows its fingerprint", || {
+        fs::read_to_string(&issue).is_ok_and(|text| text.contains(&fingerprint))
+    });
     for path in ["overview", "config", "devices", "guests", "audit", "log", "events", "images"] {
         let answer = get(&served, port, &format!("/api/v1/{path}")).unwrap();
         assert_eq!(answer.problem().0, 401, "{path}");

@@ -76,6 +76,8 @@ fn a_package_comes_with_its_daemon_leaves_guests_running_when_it_is_upgraded_and
         boot.run(&["getent", "passwd", "throughway"]).split(':').next_back(),
         Some("/usr/sbin/nologin")
     );
+    let issue = "/etc/issue.d/throughway.issue";
+    wait_until(|| boot.journal(), || boot.text(&["cat", issue]).contains("Code: "));
     assert!(boot.run(&["man", "-w", "throughway-vm-start"]).ends_with("throughway-vm-start.8.gz"));
     boot.run(&["throughway", "check", FILE]);
     let size: u64 = boot.run(&["stat", "--format", "%s", "/usr/bin/throughway"]).parse().unwrap();
@@ -94,6 +96,7 @@ fn a_package_comes_with_its_daemon_leaves_guests_running_when_it_is_upgraded_and
     let journal = boot.journal();
     assert!(journal.contains("Guest `web` has ended: it powered off"), "{journal}");
     assert!(!is_there(&boot, "/usr/bin/throughway") && is_there(&boot, FILE));
+    assert!(!boot.output(&["test", "-L", issue]).status.success());
     assert_eq!(
         boot.text(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "throughway-guest-*"]),
         ""

@@ -24,7 +24,15 @@ fn a_box_is_claimed_with_the_code_of_its_console() {
     assert_eq!(served.client().get("/").header("location"), Some("/claim"));
     assert_eq!(served.client().get("/api/v1/overview").status, 401);
     assert_eq!(claim("0000-0000-0000", "eve").status, 403);
+    // Whoever stands before the box reads how to claim it, until somebody has.
+    let issue = served.path("issue.d/throughway.issue");
+    wait_until("its console shows the code", || {
+        fs::read_to_string(&issue).is_ok_and(|text| text.contains(&format!("Code: {} (until", served.code())))
+    });
+    let text = fs::read_to_string(&issue).unwrap();
+    assert!(text.contains(&format!("http://{}/\n", served.address())), "{text}");
     let ada = served.ada();
+    wait_until("its console shows it no more", || !issue.exists());
     assert_eq!(ada.get("/api/v1/me").json()["role"], "admin");
     assert_eq!(ada.get("/api/v1/overview").status, 200);
     assert_eq!(claim(&served.code(), "eve").status, 403, "a code is good once");
@@ -178,11 +186,12 @@ fn wrong_tries_and_sessions_outlive_the_web_process_and_its_memory_does_not() {
     assert!(after < before + 8 * 1024, "19 MiB of a password are given back: {before} KiB, then {after} KiB");
     // What a crash may forget is the last second.
     let limits = served.path("state/web/limits.json");
+    // All ten of them: each takes a minute.
     wait_until("the tries are on disk", || {
         let text = fs::read_to_string(&limits).unwrap_or_default();
         let json: Value = serde_json::from_str(&text).unwrap_or_default();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        json["full-at"]["user eve"].as_u64().is_some_and(|full| full > now + 480)
+        json["full-at"]["user eve"].as_u64().is_some_and(|full| full > now + 540)
     });
     served.restart_web();
     assert_eq!(served.login("eve", "wrong password").status, 429);

@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::temp_dir().join("throughway-preview");
     std::fs::create_dir_all(&folder)?;
     let control = Arc::new(Recorded::default());
-    let announce = Box::new(|code: &str| println!("Code: {code}"));
+    let announce = Box::new(|code: Option<&str>| println!("Code: {}", code.unwrap_or("none")));
     let settings = Settings { folder, users_file: None, hosts: Vec::new(), announce };
     let access = Access::open(settings, control.clone())?;
     // As if by the local socket, and as root.

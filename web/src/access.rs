@@ -45,6 +45,9 @@ pub use visitor::{Form, Login, OpenForm, Refusal, Session, Until, Via, Visit};
 
 use crate::control::{Actor, Problem, Role, Shared};
 
+/// Prints a code where only the box's owner or its root can read it; none when it is good no more, as the box is claimed.
+pub type Announce = Box<dyn Fn(Option<&str>) + Send + Sync>;
+
 /// What [`Access`] is opened with.
 pub struct Settings {
     /// Its folder, which is there and is its own.
@@ -53,8 +56,8 @@ pub struct Settings {
     pub users_file: Option<PathBuf>,
     /// Names of this box beside those that it knows itself by.
     pub hosts: Vec<String>,
-    /// Prints a code where only the box's owner or its root can read it.
-    pub announce: Box<dyn Fn(&str) + Send + Sync>,
+    /// Who prints codes.
+    pub announce: Announce,
 }
 
 /// Who may come in. Its clones are the same one.
@@ -63,7 +66,7 @@ pub struct Access(Arc<Inner>);
 
 struct Inner {
     control: Shared,
-    announce: Box<dyn Fn(&str) + Send + Sync>,
+    announce: Announce,
     hosts: hosts::Hosts,
     passwords: password::Passwords,
     users: Mutex<users::Users>,

@@ -16,10 +16,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
+use web::Problem;
 
-use super::link::{Hello, Kind};
+use super::link::{Claim, Hello, Kind};
 use super::serve::serve;
-use super::{Admin, Parts};
+use super::{Admin, Parts, issue};
 use crate::config::{Document, Listen, Web, load_all};
 use crate::daemon::{Applied, ended};
 
@@ -86,6 +87,20 @@ pub(crate) async fn keep_up(admin: Admin) {
         }
         sleep(pause).await;
         pause = pause.saturating_mul(2).min(PAUSE.1);
+    }
+}
+
+impl Admin {
+    /// The box's own screen shows how to claim it, or nothing of that any more.
+    pub(super) async fn claimable(&self, claim: Option<Claim>) -> Result<(), Problem> {
+        self.beside(|parts| {
+            match claim {
+                Some(claim) => issue::show(parts.running.path(), &Wanted::of(parts).listen, &claim),
+                None => issue::clear(parts.running.path()),
+            }
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -42,8 +42,25 @@ pub(super) struct Asking {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum What {
     Request(Request),
-    Console { guest: String, writes: bool },
-    Upload { name: String, length: u64 },
+    Console {
+        guest: String,
+        writes: bool,
+    },
+    Upload {
+        name: String,
+        length: u64,
+    },
+    /// A code to claim the box with was made, or it is claimed; nothing is answered.
+    Claim(Option<Claim>),
+}
+
+/// What the box's own screen shows of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Claim {
+    pub(super) code: String,
+    /// Of the certificate, as browsers show it.
+    pub(super) fingerprint: Option<String>,
 }
 
 /// To the process that serves.
@@ -72,6 +89,7 @@ pub(super) enum Given {
     Upload {
         upload: u64,
     },
+    Heard,
 }
 
 /// What a listener is for.

@@ -21,6 +21,7 @@ mod guard;
 mod guests;
 mod host;
 mod images;
+mod issue;
 mod link;
 mod logs;
 mod networks;
@@ -139,6 +140,7 @@ impl Admin {
     /// Takes away what an earlier one has left half.
     pub(crate) fn tidy(&self) {
         self.0.parts.tidy_images();
+        issue::clear(self.0.parts.running.path());
     }
 
     /// Does what takes a while, or reads files, beside everything else.

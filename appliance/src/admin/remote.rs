@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use web::access::{Access, Settings};
 use web::server::{Certificate, Limits, Listener, Serving};
 use web::wire::Event;
-use web::{Actor, Answer, Console, Control, Problem, Request, Right, Shared, Upload};
+use web::{Actor, Answer, Console, Control, Problem, Request, Right, Role, Shared, Upload};
 
-use super::link::{Asking, Given, Hello, Kind, Reader, Telling, Waiting, What, Writer, both};
+use super::link::{Asking, Claim, Given, Hello, Kind, Reader, Telling, Waiting, What, Writer, both};
 use crate::jail;
 
 /// How long the daemon may take for an answer.
@@ -63,6 +63,7 @@ async fn serve() -> anyhow::Result<()> {
     let events = broadcast::Sender::new(super::EVENTS);
     let remote =
         Remote { to, waiting: Arc::clone(&waiting), events: events.clone(), next: AtomicU64::new(1) };
+    let tell = remote.to.clone();
     let control: Shared = Arc::new(remote);
     let (hosts, users_file) = (hello.hosts.clone(), hello.users_file.clone());
     let folder = descriptors.last().context("The daemon hands no folder over")?.as_fd();
@@ -71,9 +72,24 @@ async fn serve() -> anyhow::Result<()> {
         tracing::info!("The admin interface is locked up, but for what this host does not give it: {lacks}");
     }
     let (serving, _folder) = serving(hello, descriptors)?;
+    let fingerprint = serving.certificate.as_ref().map(Certificate::fingerprint);
     // What it notes in the audit log goes by the daemon, which is heard below alone: nothing of that is waited for here.
-    let announce = Box::new(|code: &str| {
-        tracing::warn!("Nobody has claimed this box. Its code, good for an hour: {code}");
+    let announce = Box::new(move |code: Option<&str>| {
+        if let Some(code) = code {
+            tracing::warn!("Nobody has claimed this box. Its code, good for an hour: {code}");
+        }
+        let claim = code.map(|code| Claim { code: code.to_owned(), fingerprint: fingerprint.clone() });
+        // By nobody who could ask for anything, and nobody waits for it.
+        let by = Actor {
+            name: String::new(),
+            role: Role::Viewer,
+            assign_devices: false,
+            from: String::new(),
+            token: None,
+        };
+        if tell.try_send(Asking { id: 0, by, what: What::Claim(claim) }).is_err() {
+            tracing::warn!("The console of the box does not show how it is claimed: the daemon is busy");
+        }
     });
     let settings = Settings { folder: serving.state.clone(), users_file, hosts, announce };
     let access = Access::open(settings, Shared::clone(&control)).context("Reading who may log in")?;
@@ -116,6 +132,12 @@ fn serving(hello: Hello, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<(Servi
             }
         });
     let state = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    // Here, so that its fingerprint is known before anybody is told of it.
+    let secure = listeners.iter().any(|listener| matches!(listener, Listener::Https(_)));
+    let certificate = match certificate {
+        None if secure => Some(Certificate::kept(&state.join("tls"), &hello.names)?),
+        certificate => certificate,
+    };
     let limits = Limits::default();
     Ok((Serving { listeners, certificate, state, names: hello.names, limits }, folder))
 }

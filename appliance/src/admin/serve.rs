@@ -86,6 +86,7 @@ async fn answer(admin: &Admin, asking: Asking) -> (Telling, Vec<OwnedFd>) {
             beside.push(upload.file.into());
             Given::Upload { upload: upload.id }
         }),
+        What::Claim(claim) => admin.claimable(claim).await.map(|()| Given::Heard),
     };
     (Telling::Answer { id, answer }, beside)
 }

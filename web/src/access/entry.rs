@@ -63,6 +63,7 @@ impl Access {
                 Ok(user)
             })
             .await?;
+        (self.0.announce)(None);
         self.end_sessions_of(name);
         self.limits().remember(&acquaintance(peer, name), now);
         self.begin(peer, &user)
@@ -166,7 +167,7 @@ impl Access {
 
     pub(super) fn announce_code(&self) -> Result<(), Problem> {
         let code = self.code().renew(self.now())?;
-        (self.0.announce)(&code);
+        (self.0.announce)(Some(&code));
         Ok(())
     }
 

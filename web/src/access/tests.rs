@@ -71,7 +71,7 @@ fn at(folder: Arc<tempfile::TempDir>, printed: Arc<Mutex<Vec<String>>>) -> Owned
         folder: folder.path().to_owned(),
         users_file: None,
         hosts: vec!["box.example".into()],
-        announce: Box::new(move |code| into.lock().unwrap().push(code.to_owned())),
+        announce: Box::new(move |code| into.lock().unwrap().extend(code.map(str::to_owned))),
     };
     let access = Access::open(settings, control.clone()).unwrap();
     Owned { access, control, folder, printed }
