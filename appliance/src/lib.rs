@@ -13,6 +13,7 @@ pub mod explain;
 mod faults;
 pub mod guest;
 pub mod host;
+pub mod jail;
 pub mod plan;
 pub mod variables;
 pub mod watch;

@@ -23,7 +23,6 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use vmm::Begun;
 
 pub use exit::Exit;
 
@@ -169,7 +168,9 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Explain(arguments) => explain::main(&arguments),
         Command::Image(arguments) => image::main(&arguments),
-        Command::Run(arguments) => run::main(&arguments, begun.unwrap_or_else(Begun::begin)),
+        Command::Run(arguments) => {
+            run::main(&arguments, begun.unwrap_or_else(early::begin_machine), cli.verbose)
+        }
         Command::Vm(arguments) => vm::main(&arguments, cli.verbose),
         Command::Daemon(arguments) => daemon::main(&arguments),
         Command::Plan(arguments) => change::plan(&arguments),
@@ -185,11 +186,11 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Warnings and worse unless more is asked for. What vfio-ioctls says while it asks what a device has is no warning of ours.
+/// Warnings and worse unless more is asked for.
 fn log_to_stderr(verbose: u8, service: bool) {
     let level = match verbose {
-        0 => "warn,vfio_ioctls=error",
-        1 => "info,vfio_ioctls=error",
+        0 => "warn",
+        1 => "info",
         2 => "debug",
         _ => "trace",
     };

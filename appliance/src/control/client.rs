@@ -1,10 +1,12 @@
 //! The other end of a control socket.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, Uid, pidfd_open};
 use vmm::control::{Ended, Greeting, Message, Request, VERSION};
 
@@ -132,9 +134,25 @@ impl Client {
     /// # Errors
     /// It says no, or nothing.
     pub fn ask(&mut self, request: &Request) -> Result<Message, ClientError> {
+        self.ask_with(request, None)
+    }
+
+    /// The same, and hands a file over with it.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn ask_with(
+        &mut self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Message, ClientError> {
         let mut line = serde_json::to_vec(request).map_err(|error| self.failed(error.into()))?;
         line.push(b'\n');
-        match self.stream.get_mut().write_all(&line) {
+        let sent = match file {
+            Some(file) => self.send_with(&line, file),
+            None => self.stream.get_mut().write_all(&line),
+        };
+        match sent {
             // It has hung up, maybe with a word about its end.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             written => written.map_err(|error| self.failed(error))?,
@@ -147,6 +165,20 @@ impl Client {
             },
             Answer::Over => Err(ClientError::Ended(self.vm.clone())),
         }
+    }
+
+    /// The file goes with the first byte.
+    fn send_with(&mut self, line: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        let files = [file];
+        if !beside.push(SendAncillaryMessage::ScmRights(&files)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let stream = self.stream.get_mut();
+        let (first, rest) = line.split_at(line.len().min(1));
+        sendmsg(&*stream, &[IoSlice::new(first)], &mut beside, SendFlags::NOSIGNAL)?;
+        stream.write_all(rest)
     }
 
     /// The same, for what may take the guest that long.

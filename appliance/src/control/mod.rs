@@ -19,6 +19,6 @@ mod scope;
 pub use client::{Answer, Client, ClientError};
 pub use end::End;
 pub use launch::{Launch, LaunchError, Launched, usual_logs};
-pub use log::RotatingLog;
+pub use log::{LogFiles, RotatingLog};
 pub use notes::{Ending, Notes, Start, name_of};
 pub use place::{Place, RunDir, Served};

@@ -22,6 +22,7 @@ use crate::cpuid::{Supported, Template};
 use crate::mailbox::Mailbox;
 use crate::memory::GuestRam;
 use crate::spec::CpuSpec;
+use crate::threads::{self, Kind};
 use crate::vcpu::{self, Buses, Starts, Vcpu};
 use crate::vm::Vm;
 
@@ -233,6 +234,7 @@ fn make(
     let supported = Supported::ask(vm.kvm())?;
     let _ = width.send(supported.physical_address_bits());
     let Ok(order) = order.recv() else { return Ok(None) };
+    threads::begins(Kind::Vcpu);
     let template = Template::new(supported, order.cpus)?;
     let mut made = Processors::default();
     for index in 0..order.cpus.count() {
