@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -135,7 +136,7 @@ impl<'a> Keeper<'a> {
     ) -> anyhow::Result<Seen> {
         let mut ended = None;
         // One at a time: the machine asks for no second device before it has heard of the first.
-        let mut work: Option<JoinHandle<()>> = None;
+        let mut work: Option<Work> = None;
         let mut hears = true;
         loop {
             let log = logged.map(|logged| logged.wire.as_fd());
@@ -170,8 +171,12 @@ impl<'a> Keeper<'a> {
                 match self.machine.wire()?.receive::<Say>() {
                     Ok(Some((Say::Ended(how), _))) => ended = Some(how),
                     Ok(Some((said, _))) => {
-                        if let Some(work) = work.take() {
-                            let _ = work.join();
+                        // Else it does not wait for its answer, and would have us wait with all that is to be heard.
+                        if work.as_ref().is_some_and(|work| !work.answered.load(Ordering::Acquire)) {
+                            tracing::error!("The guest's process asks for two things at once, and is ended");
+                            hears = false;
+                            self.machine.signal(Signal::KILL);
+                            continue;
                         }
                         work = self.answer(said, devices)?;
                     }
@@ -189,7 +194,7 @@ impl<'a> Keeper<'a> {
             }
         }
         if let Some(work) = work.take() {
-            let _ = work.join();
+            let _ = work.thread.join();
         }
         let gone = self.machine.wait().context("Waiting for the end of the guest's process")?;
         Ok(match ended {
@@ -205,7 +210,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// Does what the machine asks for; what takes long, on a thread.
-    fn answer(&self, said: Say, devices: &Arc<Devices>) -> anyhow::Result<Option<JoinHandle<()>>> {
+    fn answer(&self, said: Say, devices: &Arc<Devices>) -> anyhow::Result<Option<Work>> {
         let wire = self.machine.wire()?;
         match said {
             Say::Listen => {
@@ -215,27 +220,44 @@ impl<'a> Keeper<'a> {
                 Ok(None)
             }
             Say::Open(name) => {
-                let (devices, wire) = (Arc::clone(devices), wire.try_clone()?);
-                let work = move || {
-                    let (new, files) = match devices.open(&name) {
-                        Ok((new, files)) => (Ok(new), files),
-                        Err(error) => (Err(format!("{error:#}")), Files::default()),
-                    };
-                    send(&wire, &Tell::Device(Box::new(new)), files);
-                };
-                Ok(Some(std::thread::Builder::new().name("hotplug".into()).spawn(work)?))
+                let devices = Arc::clone(devices);
+                Work::begin(wire, move || match devices.open(&name) {
+                    Ok((new, files)) => (Tell::Device(Box::new(Ok(new))), files),
+                    Err(error) => (Tell::Device(Box::new(Err(format!("{error:#}")))), Files::default()),
+                })
+                .map(Some)
             }
             Say::GiveBack(name) => {
-                let (devices, wire) = (Arc::clone(devices), wire.try_clone()?);
-                let work = move || {
+                let devices = Arc::clone(devices);
+                Work::begin(wire, move || {
                     let done = devices.give_back(&name).map_err(|error| format!("{error:#}"));
-                    send(&wire, &Tell::Done(done), Files::default());
-                };
-                Ok(Some(std::thread::Builder::new().name("hotplug".into()).spawn(work)?))
+                    (Tell::Done(done), Files::default())
+                })
+                .map(Some)
             }
             // Said already.
             Say::Prepared(_) | Say::Ended(_) => Ok(None),
         }
+    }
+}
+
+/// What is done on a thread, as it takes long.
+struct Work {
+    thread: JoinHandle<()>,
+    /// All is done, but for the answer's way.
+    answered: Arc<AtomicBool>,
+}
+
+impl Work {
+    fn begin(wire: &Wire, does: impl FnOnce() -> (Tell, Files) + Send + 'static) -> anyhow::Result<Self> {
+        let (wire, answered) = (wire.try_clone()?, Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&answered);
+        let thread = std::thread::Builder::new().name("hotplug".into()).spawn(move || {
+            let (answer, files) = does();
+            seen.store(true, Ordering::Release);
+            send(&wire, &answer, files);
+        })?;
+        Ok(Self { thread, answered })
     }
 }
 
