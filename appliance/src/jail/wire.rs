@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
@@ -168,6 +168,10 @@ impl Wire {
                 // Killed with something unread.
                 Err(Errno::CONNRESET) => break 0,
                 Err(errno) => return Err(errno.into()),
+                // What came beside it found no room here.
+                Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
+                    return Err(Errno::MFILE.into());
+                }
                 Ok(received) => {
                     for message in beside.drain() {
                         if let RecvAncillaryMessage::ScmRights(came) = message {

@@ -35,14 +35,17 @@ static JAIL: OnceLock<Jail> = OnceLock::new();
 /// Is the machine's process until its end.
 pub(in crate::cli) fn main(wire: Wire, lacks: Lacks) -> ! {
     early::say_who();
-    if let Err(error) = run(wire, lacks) {
-        super::super::exit::complain(&error);
-        std::process::exit(3);
-    }
-    std::process::exit(0)
+    let line = Arc::new(Line(Mutex::new(wire)));
+    let told = match run(&line, lacks) {
+        Ok(Some(ended)) => line.tell(&Say::Ended(ended)),
+        Ok(None) => Ok(()),
+        Err(error) => line.tell(&Say::Ended(Ended::Fault(chain(&error)))),
+    };
+    std::process::exit(if told.is_ok() { 0 } else { 3 })
 }
 
-fn run(wire: Wire, lacks: Lacks) -> anyhow::Result<()> {
+/// None where there is no guest.
+fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     let mut walls = Walls::begin(lacks);
     early::one_heap();
     let heard = terminal::hear().context("Listening for signals")?;
@@ -53,7 +56,7 @@ fn run(wire: Wire, lacks: Lacks) -> anyhow::Result<()> {
     vmm::own::keep(walls.has_users()).context("Opening what the kernel says of this process")?;
     walls.apart();
     let filters = Filters::new().context("Compiling the filters of system calls")?;
-    let Some((prepare, mut files)) = receive(&wire)? else { return Ok(()) };
+    let Some((prepare, mut files)) = line.hear()? else { return Ok(None) };
     let Tell::Prepare(prepare) = prepare else { anyhow::bail!("The keeper began with something else") };
     super::super::log_to_stderr(prepare.verbose, false);
     let Prepare { user, held, memlock, boot, disks, vsock, .. } = *prepare;
@@ -71,22 +74,12 @@ fn run(wire: Wire, lacks: Lacks) -> anyhow::Result<()> {
     let looked_at = !disks.is_empty();
     let (disks, problems) = look_at(disks, &mut files);
     if looked_at {
-        wire.send(&Say::Prepared(problems), Files::default())?;
+        line.tell(&Say::Prepared(problems))?;
     }
-    let Some((start, more)) = receive(&wire)? else { return Ok(()) };
+    let Some((start, more)) = line.hear()? else { return Ok(None) };
     let Tell::Start(start) = start else { anyhow::bail!("The keeper went on with something else") };
-    let line = Arc::new(Line(Mutex::new(wire)));
     let devices = (boot, disks, vsock, files);
-    let ended = match machine(*start, more, begun, heard, &line, devices) {
-        Ok(ended) => ended,
-        Err(error) => Ended::Fault(chain(&error)),
-    };
-    let wire = line.0.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(wire.send(&Say::Ended(ended), Files::default())?)
-}
-
-fn receive(wire: &Wire) -> anyhow::Result<Option<(Tell, Files)>> {
-    wire.receive().context("Hearing what the guest's machine is to be")
+    machine(*start, more, begun, heard, line, devices).map(Some)
 }
 
 /// Opens the disks' images. What is wrong with which, too.
@@ -183,6 +176,16 @@ fn open_log(log: Log, files: &mut Files) -> io::Result<Box<dyn io::Write + Send>
 struct Line(Mutex<Wire>);
 
 impl Line {
+    fn tell(&self, what: &Say) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).send(what, Files::default())
+    }
+
+    /// What comes unasked, at the start.
+    fn hear(&self) -> anyhow::Result<Option<(Tell, Files)>> {
+        let wire = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wire.receive().context("Hearing what the guest's machine is to be")
+    }
+
     fn ask(&self, what: &Say) -> io::Result<(Tell, Files)> {
         let wire = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         wire.send(what, Files::default())?;

@@ -17,7 +17,7 @@ use vmm::VmSpec;
 use super::super::terminal::{self, Heard, Raw};
 use super::Arguments;
 use super::hotplug::Devices;
-use super::told::{Ended, Log, Prepare, Say, Start, Tell};
+use super::told::{Ended, Log, Prepare, Say, Start, Tell, unchain};
 use crate::apply::Applied;
 use crate::config::Vm;
 use crate::control::{LogFiles, Place, Served};
@@ -87,6 +87,7 @@ impl<'a> Keeper<'a> {
         }
         match wire.receive() {
             Ok(Some((Say::Prepared(problems), _))) => Ok(problems),
+            Ok(Some((Say::Ended(Ended::Fault(chain)), _))) => Err(unchain(chain)),
             Ok(Some(_)) => anyhow::bail!("The guest's process says what it was not asked"),
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error).context("Hearing of the guest's disks"),
