@@ -104,7 +104,7 @@ impl Walls {
         if memlock.is_some()
             && let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: memlock, maximum: memlock })
         {
-            self.lacks.note("a limit of its own for locked memory", &error.into());
+            tracing::debug!("The limit of locked memory stays as it is: {error}");
         }
         let landlock = self.lock_thread()?;
         end_with_keeper()?;
