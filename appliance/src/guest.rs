@@ -14,7 +14,7 @@ use vmm::firmware;
 use vmm::spec::{self, ConsoleDevice, CpuSpec, MemoryPolicy, MemorySpec, Starts, VmSpec};
 use vmm::virtio::vsock::Vsock;
 
-use crate::apply::Applied;
+use crate::apply::{Applied, Taps};
 use crate::config::{self, Firmware, Vm};
 use crate::jail::Files;
 use crate::plan::Card;
@@ -144,8 +144,8 @@ pub(crate) fn own_device(only: &Vm, folder: &Path, files: &mut Files) -> anyhow:
 }
 
 /// A network card, whose link is made.
-pub(crate) fn card(card: &Card, files: &mut Files) -> anyhow::Result<CardPart> {
-    cards::open(card, files)
+pub(crate) fn card(card: &Card, taps: &Taps, files: &mut Files) -> anyhow::Result<CardPart> {
+    cards::open(card, taps, files)
 }
 
 /// The functions of slots, which are bound to vfio-pci; none where there are none.

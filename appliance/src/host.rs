@@ -1,5 +1,6 @@
 //! The host at one moment: what a plan is made from.
 
+mod cards;
 mod memory;
 mod processors;
 pub(crate) mod session;
@@ -158,13 +159,17 @@ impl HostState {
                 }
             }
         }
+        self.take_macs(links);
+        Ok(())
+    }
+
+    fn take_macs(&mut self, links: Vec<netconfig::Link>) {
         for link in links {
             if let Some(mac) = link.permanent_mac.or(link.mac_address) {
                 self.permanent_macs.insert(link.name.clone(), mac);
             }
             self.macs.extend(link.mac_address.map(|mac| (link.name, mac)));
         }
-        Ok(())
     }
 
     /// The NUMA nodes of these processors.

@@ -2,6 +2,7 @@
 //!
 //! The way of the data: file -> [`config::Config`] -> [`plan::Plan`] -> host state -> `vmm::VmSpec` -> guest.
 
+mod admin;
 pub mod apply;
 pub mod cli;
 pub mod config;

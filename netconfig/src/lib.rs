@@ -7,6 +7,7 @@ pub mod blocking;
 pub mod devlink;
 pub mod dhcp;
 pub mod difference;
+pub mod direct;
 mod exchange;
 pub mod link;
 pub mod mac;

@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
-/// Makes a tap that stays when nobody has it open.
-pub(crate) fn make(name: &str, multi_queue: bool, vnet_hdr: bool) -> io::Result<()> {
-    attach(name, multi_queue, vnet_hdr)?.persist()
+/// Makes a tap that stays when nobody has it open, and gives its first queue: to close that takes the kernel as long as to make it.
+pub(crate) fn make(name: &str, multi_queue: bool, vnet_hdr: bool) -> io::Result<OwnedFd> {
+    let tap = attach(name, multi_queue, vnet_hdr)?;
+    tap.persist()?;
+    tap.as_fd().try_clone_to_owned()
 }
 
 /// Opens queues of a tap that was made with the header of virtio-net: one, or several of one with `multi_queue`.
@@ -23,7 +25,8 @@ pub fn open_macvtap(index: u32, queues: u16) -> io::Result<Vec<OwnedFd>> {
 }
 
 fn attach(name: &str, multi_queue: bool, vnet_hdr: bool) -> io::Result<SyncDevice> {
-    let tap = DeviceBuilder::new().name(name).layer(Layer::L2);
+    // Up it comes when it is where it belongs, or is already.
+    let tap = DeviceBuilder::new().name(name).layer(Layer::L2).inherit_enable_state();
     // With the header of virtio-net: what tun-rs calls offload.
     tap.with(|tap| {
         tap.multi_queue(multi_queue).offload(vnet_hdr);

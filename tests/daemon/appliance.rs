@@ -43,7 +43,10 @@ impl Appliance {
 
     fn daemon_command(&self, words: &[&str]) -> Command {
         let mut command = self.command(&["daemon"]);
-        command.arg(self.path("box.yaml")).args(words);
+        // Other daemons run beside it, which want the same port.
+        let web = words.contains(&"--web");
+        command.arg(self.path("box.yaml")).args(words.iter().filter(|word| **word != "--web"));
+        command.args((!web).then_some("--no-web"));
         command.arg("--state-dir").arg(self.path("state")).arg("--log-dir").arg(self.path("logs"));
         command
     }
@@ -78,6 +81,29 @@ impl Appliance {
         let mut command = Command::new(env!("CARGO_BIN_EXE_throughway"));
         command.arg("status").arg("--state-dir").arg(self.path("state"));
         namespace.command(&command).output().unwrap()
+    }
+
+    /// `throughway run` of a guest, in a network namespace.
+    pub(crate) fn run_within(&self, namespace: &Namespace, name: &str) -> Child {
+        let mut command = self.command(&["run"]);
+        command.arg(self.path("box.yaml")).args(["--vm", name]).arg("--state-dir").arg(self.path("state"));
+        let mut within = namespace.command(&command);
+        within.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// `throughway recover`, in a network namespace, which must work.
+    pub(crate) fn recover_within(&self, namespace: &Namespace) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_throughway"));
+        command.arg("recover").arg("--state-dir").arg(self.path("state"));
+        let output = namespace.command(&command).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Names of the files in which claims are.
+    pub(crate) fn claims(&self) -> BTreeSet<String> {
+        let names = fs::read_dir(self.path("state/claims")).into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| !name.starts_with('.') && !name.ends_with(".new")).collect()
     }
 
     /// `throughway daemon`, to its end.
@@ -196,6 +222,13 @@ impl Namespace {
         within.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(command.get_program());
         within.args(command.get_args()).stdin(Stdio::null()).env_remove("RUST_LOG");
         within
+    }
+
+    /// ip(8) in it, which must succeed.
+    pub(crate) fn ip(&self, arguments: &str) {
+        let mut command = Command::new("ip");
+        let output = self.command(command.args(arguments.split(' '))).output().unwrap();
+        assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Names of its links.

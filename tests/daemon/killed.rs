@@ -168,3 +168,43 @@ fn what_happened_without_a_daemon_is_judged_by_the_next() {
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(appliance.processes().len(), 2);
 }
+
+#[test]
+fn a_guest_killed_at_any_moment_of_its_start_leaves_what_is_recovered() {
+    if !available() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let namespace = Namespace::new();
+    namespace.ip("link add br0 type bridge");
+    let bridge = "host: {iommu: optional, interrupt-remapping: optional}\nnetworks:\n  br0: {type: bridge}\n";
+    let guests = file(&[guest("one", "halt", "nics: {lan: {network: br0}, wan: {network: br0}}")]);
+    let appliance = Appliance::new(&format!("{guests}{bridge}"));
+    let before = namespace.links();
+    let kill = |mut guest: std::process::Child| {
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+    };
+    let begun = std::time::Instant::now();
+    let first = appliance.run_within(&namespace, "one");
+    wait_until("its cards are there", || namespace.links().len() == before.len() + 2);
+    let start = u64::try_from(begun.elapsed().as_micros()).unwrap();
+    kill(first);
+    appliance.recover_within(&namespace);
+    let (mut drawn, mut seen) = (Drawn(0x7374_6172_7469_6e67), [0; 3]);
+    // Until each was seen, as far as chance has it: no card yet, one, and both.
+    for round in 0..400 {
+        if round >= 60 && seen[0] >= 10 && seen[2] >= 10 {
+            break;
+        }
+        let guest = appliance.run_within(&namespace, "one");
+        std::thread::sleep(Duration::from_micros(drawn.below(start * 2)));
+        kill(guest);
+        let cards = namespace.links().len() - before.len();
+        seen[cards] += 1;
+        assert!(cards == 0 || appliance.claims().len() == 1, "round {round}: {:?}", appliance.claims());
+        appliance.recover_within(&namespace);
+        assert_eq!(namespace.links(), before, "round {round}");
+        assert_eq!(appliance.claims(), BTreeSet::new(), "round {round}");
+    }
+    assert!(seen[0] >= 10 && seen[2] >= 10, "{seen:?}");
+}

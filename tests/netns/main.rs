@@ -2,6 +2,7 @@
 
 mod adopted;
 mod dhcp;
+mod direct;
 mod links;
 mod namespace;
 mod nat;

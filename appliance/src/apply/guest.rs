@@ -29,7 +29,9 @@ struct Claiming<'a> {
 impl Journal for Claiming<'_> {
     fn note(&mut self, undo: Undo) -> anyhow::Result<()> {
         self.claim.undo.push(undo);
-        self.ledger.write(&self.claim)
+        // A link ends with the kernel that has it, as does what is not on disk yet.
+        let links_alone = self.claim.undo.iter().all(|undo| matches!(undo, Undo::Link { .. }));
+        if links_alone { self.ledger.show(&self.claim) } else { self.ledger.write(&self.claim) }
     }
 
     fn note_own(&mut self, _: Undo) -> anyhow::Result<()> {

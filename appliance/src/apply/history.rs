@@ -23,6 +23,9 @@ pub struct Record {
     pub id: u64,
     /// Who asked for it: the login's user number.
     pub user: u32,
+    /// By which name, where it was over the admin interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// When, in seconds since 1970.
     pub started: u64,
     /// In which boot of the box: how things were before it is nothing to another boot.
@@ -111,6 +114,7 @@ impl History {
         Ok(Record {
             id,
             user,
+            by: None,
             started,
             boot,
             title,
@@ -310,6 +314,7 @@ mod tests {
         let change = |undo: &[&Undo], released: &[&Undo]| Record {
             id: 1,
             user: 0,
+            by: None,
             started: 0,
             boot: String::new(),
             title: String::new(),

@@ -14,6 +14,25 @@ pub(super) fn keep(path: &Path, value: &impl Serialize) -> io::Result<()> {
     write_whole(path, 0o666, &serde_json::to_vec_pretty(value)?)
 }
 
+/// Writes a value as JSON so that from here on every process sees it: whole, or as it was before. A power cut may take it.
+pub(super) fn show(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, serde_json::to_vec_pretty(value)?)?;
+    fs::rename(&fresh, path)
+}
+
+/// Has a file that was shown be there under another name, and survive a power cut from here on. None is no error.
+pub(super) fn settle(shown: &Path, path: &Path) -> io::Result<()> {
+    match File::open(shown) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => {
+            file?.sync_all()?;
+            fs::rename(shown, path)?;
+            sync_folder(path)
+        }
+    }
+}
+
 /// Writes a file, with the mode where it is new, so that from here on it is there: whole, or as it was before.
 pub(crate) fn write_whole(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");

@@ -8,6 +8,7 @@ mod ledger;
 mod restart;
 mod sightings;
 mod steps;
+mod taps;
 mod transaction;
 mod undo;
 
@@ -27,6 +28,8 @@ pub struct Host {
     pub dhcp: DhcpClients,
     /// What devices were when they were last seen.
     pub sightings: Sightings,
+    /// Taps that steps have made and left open.
+    pub taps: Taps,
 }
 
 impl Host {
@@ -37,6 +40,7 @@ impl Host {
             nats: Nats::new(state.join("nat")),
             dhcp: DhcpClients::new(state.join("dhcp")),
             sightings: Sightings::at(state),
+            taps: Taps::default(),
         }
     }
 }
@@ -52,5 +56,6 @@ pub use restart::after_restart;
 pub(crate) use restart::{boot as this_boot, is_this_boot};
 pub use sightings::{Seen, Sighting, Sightings};
 pub use steps::{Journal, backwards};
+pub use taps::Taps;
 pub use transaction::{Event, Outcome, Transaction, revert, revert_the_dead};
 pub use undo::Undo;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use netconfig::blocking::with_network;
+use netconfig::direct::Direct;
 use netconfig::{LinkSettings, MacAddress, Verdict, VfAttributes, VfState};
 use vfio::bind::Binding;
 use vfio::sriov::PhysicalFunction;
@@ -115,11 +116,7 @@ impl Work<'_> {
                 }
                 Ok(())
             }
-            Step::Card { link, to } => {
-                let before = with_network(async |network| network.settings().await)?.remove(link);
-                self.journal.note(Undo::Link { name: link.clone(), before: before.map(Box::new) })?;
-                Ok(with_network(async |network| network.realize(link, Some(to)).await)?)
-            }
+            Step::Card { link, to } => self.card(link, to),
             Step::Link { name, to, .. } => self.link(name, to.as_deref()),
             Step::Nat { name, to, .. } => {
                 self.note_nat(name)?;
@@ -129,6 +126,23 @@ impl Work<'_> {
             Step::Forward { link, macs, .. } => macs.iter().try_for_each(|mac| self.forward(link, *mac)),
             Step::Release(undo) => self.release(undo),
         }
+    }
+
+    /// Most are taps that are not there yet, on a bridge.
+    fn card(&mut self, link: &str, to: &LinkSettings) -> anyhow::Result<()> {
+        let mut direct = Direct::open()?;
+        let is_new = direct.is_free(link)?;
+        let before = if is_new {
+            None
+        } else {
+            with_network(async |network| network.settings().await)?.remove(link).map(Box::new)
+        };
+        self.journal.note(Undo::Link { name: link.to_owned(), before })?;
+        if is_new && let Some(queue) = direct.make_port(link, to)? {
+            self.host.taps.keep(link, queue);
+            return Ok(());
+        }
+        Ok(with_network(async |network| network.realize(link, Some(to)).await)?)
     }
 
     /// First how the link is: what DHCP gives it goes when it is put back.

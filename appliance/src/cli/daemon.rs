@@ -37,6 +37,9 @@ pub(super) struct Arguments {
     /// After how many failures in a row, none of which came later than ten minutes after a start, a guest stays off.
     #[arg(long, value_name = "NUMBER", default_value = "12")]
     restart_limit: u32,
+    /// Do not serve the admin interface.
+    #[arg(long)]
+    no_web: bool,
     #[command(flatten)]
     state: StateDir,
     #[command(flatten)]
@@ -66,6 +69,7 @@ fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         logs: absolute(&arguments.log_dir.clone().unwrap_or_else(usual_logs))?,
         wait: arguments.wait,
         pace,
+        web: !arguments.no_web,
     };
     daemon::run(options, &only)?;
     Ok(Exit::Success)

@@ -45,6 +45,15 @@ pub(super) fn one_heap() {
     }
 }
 
+/// Has what is large be mapped for itself, and given back when it is freed: the C library would keep the 19 MiB that a password
+/// takes for the next one, once it has seen them.
+pub(super) fn large_is_given_back() {
+    // SAFETY: as above.
+    if unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10) } == 0 {
+        tracing::debug!("The allocator keeps what was large");
+    }
+}
+
 /// Gives heap and stack their pages at once: two calls instead of some forty page faults.
 pub(super) fn pages_ahead() {
     // SAFETY: with 0, sbrk only says where the heap ends.

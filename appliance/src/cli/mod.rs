@@ -14,6 +14,7 @@ mod journal;
 mod run;
 mod terminal;
 mod vm;
+mod web;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use exit::Exit;
 
+use crate::admin::Recent;
 use crate::control::RunDir;
 
 const EXAMPLES: &str = "\
@@ -111,7 +113,7 @@ enum Command {
     /// Say that you still come in, after a change of the way that you come by.
     Confirm(change::ConfirmArguments),
     /// Put the last change back.
-    Rollback(StateDir),
+    Rollback(change::RollbackArguments),
     /// List changes, or show one.
     History(change::HistoryArguments),
     /// Compare the host with the file that was applied last. Ends with 2 when they differ.
@@ -122,6 +124,8 @@ enum Command {
     Restore(change::RestoreArguments),
     /// Print the JSON schema of the appliance file.
     Schema,
+    /// The admin interface: print a code to get in.
+    Web(web::Arguments),
 }
 
 // Where claims are kept. No doc comment: it would be that of each command that has it.
@@ -159,9 +163,10 @@ pub fn main() -> ExitCode {
         early::say_who();
     }
     let cli = begun.as_ref().and_then(|_| RunAlone::try_parse().ok()).map_or_else(Cli::parse, Cli::from);
-    let service = matches!(cli.command, Command::Daemon(_));
+    let daemon = matches!(cli.command, Command::Daemon(_));
+    let service = daemon || matches!(&cli.command, Command::Web(arguments) if arguments.serves());
     // A daemon has nobody else to tell what it does.
-    log_to_stderr(cli.verbose.saturating_add(u8::from(service)), service);
+    log_to_stderr(cli.verbose.saturating_add(u8::from(service)), service, daemon);
     let exit = match cli.command {
         Command::Check(arguments) => check::main(&arguments),
         Command::Devices(arguments) => devices::main(&arguments),
@@ -176,21 +181,22 @@ pub fn main() -> ExitCode {
         Command::Plan(arguments) => change::plan(&arguments),
         Command::Apply(arguments) => change::apply(&arguments),
         Command::Confirm(arguments) => change::confirm(&arguments),
-        Command::Rollback(state) => change::rollback(&state),
+        Command::Rollback(arguments) => change::rollback(&arguments),
         Command::History(arguments) => change::history(&arguments),
         Command::Status(arguments) => change::status(&arguments),
         Command::Recover(state) => run::recover(&state.state_dir),
         Command::Restore(arguments) => change::restore(&arguments),
         Command::Schema => check::schema(),
+        Command::Web(arguments) => web::main(&arguments),
     };
     exit.into()
 }
 
-/// Warnings and worse unless more is asked for.
-fn log_to_stderr(verbose: u8, service: bool) {
+/// Warnings and worse unless more is asked for. What vfio-ioctls says while it asks what a device has is no warning of ours.
+fn log_to_stderr(verbose: u8, service: bool, keep: bool) {
     let level = match verbose {
-        0 => "warn",
-        1 => "info",
+        0 => "warn,vfio_ioctls=error",
+        1 => "info,vfio_ioctls=error",
         2 => "debug",
         _ => "trace",
     };
@@ -199,7 +205,11 @@ fn log_to_stderr(verbose: u8, service: bool) {
     let filter = std::env::var("RUST_LOG").ok().and_then(|text| targets(&text)).or_else(|| targets(level));
     let filter = filter.unwrap_or_default();
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let registry = tracing_subscriber::registry().with(filter);
+    // The daemon's last lines can be asked for over the admin interface.
+    let recent = keep.then(|| {
+        tracing_subscriber::fmt::layer().with_writer(Recent).with_target(false).with_ansi(false).compact()
+    });
+    let registry = tracing_subscriber::registry().with(filter).with(recent);
     // The journal has the time itself, and takes how grave a line is from its first word (sd-daemon(3)).
     if service && std::env::var_os("JOURNAL_STREAM").is_some() {
         registry.with(log.with_ansi(false).event_format(journal::Line)).init();

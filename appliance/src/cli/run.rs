@@ -1,5 +1,6 @@
 //! `throughway run` and `throughway recover`: a guest from the file to its end, and the host as it was after it.
 
+mod beside;
 mod hotplug;
 mod inside;
 mod keeper;
@@ -16,14 +17,15 @@ use super::check;
 use super::exit::{Exit, complain, sentence};
 use super::failure::{Failure, ended};
 use super::{RunDirOption, StateDir};
-use crate::apply::{self, Applied, History, Host, Ledger};
+use crate::apply::{self, Applied, History, Host, Ledger, Taps};
 use crate::config::{Config, Document, Vm};
 use crate::control::{End, Served};
 use crate::faults;
-use crate::guest::{self, BootFiles};
+use crate::guest::BootFiles;
 use crate::host::{self, HostState};
 use crate::jail::{Machine, User};
 use crate::plan::{Plan, plan};
+use beside::{on_networks_alone, settle_later, spec};
 use hotplug::Devices;
 pub(super) use inside::main as inside;
 use keeper::{Keeper, Seen};
@@ -161,16 +163,20 @@ fn run(arguments: &Arguments, machine: io::Result<Machine>, verbose: u8) -> Resu
     let machine = machine.context("Beginning the guest's process").map_err(Failure::Fault)?;
     let user = rustix::process::geteuid().is_root().then(|| User::of(name)).transpose();
     let user = user.context("Finding a user for the guest's process").map_err(Failure::Fault)?;
+    let (alone, no_devices) = (on_networks_alone(vm), vm.nics.is_empty() && vm.pci.is_empty());
+    if no_devices {
+        enough_memory(vm).map_err(Failure::Refused)?;
+    }
     let mut keeper = Keeper::new(arguments, machine, vm, (place, &served));
-    let problems = keeper.prepare(files, user, verbose).map_err(Failure::Fault)?;
+    let early = alone.then(|| spec(name, vm, &Applied::default()));
+    let problems = keeper.prepare(files, early, user, verbose).map_err(Failure::Fault)?;
     if !problems.is_empty() {
         let told = problems.into_iter().map(|(disk, why)| at_its_key(disk, unchain(why)));
         return Err(Failure::Input(told.collect()));
     }
     let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
-    if vm.nics.is_empty() && vm.pci.is_empty() {
-        enough_memory(vm).map_err(Failure::Refused)?;
-        let outcome = start(keeper, arguments, vm, &Applied::default());
+    if no_devices {
+        let outcome = start(keeper, arguments, vm, &Applied::default(), &host.taps, || {});
         // What it was given while it ran. A guest without devices is a user's as well, who may not lock the ledger.
         let claimed = ledger.claim(name).is_ok_and(|claim| claim.is_some());
         return both(outcome, if claimed { give_back(name, &host, &ledger) } else { Ok(()) });
@@ -183,7 +189,12 @@ fn run(arguments: &Arguments, machine: io::Result<Machine>, verbose: u8) -> Resu
     {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
-    let outcome = start(keeper, arguments, vm, &applied);
+    let settle = || {
+        if alone {
+            settle_later(&ledger, name);
+        }
+    };
+    let outcome = start(keeper, arguments, vm, &applied, &host.taps, settle);
     both(outcome, give_back(name, &host, &ledger))
 }
 
@@ -234,6 +245,9 @@ fn plan_for(
     place: &Host,
     ledger: &Ledger,
 ) -> Result<Plan, Failure> {
+    if let Some(plan) = plan_of_cards(config, name, vm) {
+        return Ok(plan);
+    }
     let macs =
         !vm.nics.is_empty() || config.devices.values().any(|device| device.matches.permanent_mac.is_some());
     let mut host = HostState::read(&place.sysfs, ledger, macs).map_err(Failure::Fault)?;
@@ -246,16 +260,31 @@ fn plan_for(
         .map_err(|refusals| Failure::Input(check::at_their_lines(document, &refusals)))
 }
 
-/// Hands over what was applied, and keeps the guest until its end.
-fn start(keeper: Keeper<'_>, arguments: &Arguments, vm: &Vm, applied: &Applied) -> Result<Seen, Failure> {
+/// The same, where a look at the host's links is enough for it. What is refused is looked at with all of the host, so that all
+/// is said.
+fn plan_of_cards(config: &Config, name: &str, vm: &Vm) -> Option<Plan> {
+    if !on_networks_alone(vm) {
+        return None;
+    }
+    let host = HostState::read_for_cards(vm.memory.detail().size.0);
+    let host = host.inspect_err(|error| tracing::debug!("{error:#}")).ok()??;
+    plan(config, &host, name, vm).ok()
+}
+
+/// Hands over what was applied, and keeps the guest until its end. What can wait is done when the machine has all.
+fn start(
+    keeper: Keeper<'_>,
+    arguments: &Arguments,
+    vm: &Vm,
+    applied: &Applied,
+    taps: &Taps,
+    then: impl FnOnce(),
+) -> Result<Seen, Failure> {
     let name = arguments.vm.as_str();
-    let affinity = host::affinity(Path::new("/sys"), &vm.cpus);
-    let functions = applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied());
-    let policy = host::memory_policy(Path::new("/sys"), name, vm, functions);
-    let spec = guest::spec(name, vm, affinity, policy);
     let (file, folder) = (&arguments.file, arguments.folder().to_owned());
     let devices = Devices::new(file, folder, name, arguments.state.state_dir.clone(), applied);
-    let seen = keeper.run(spec, applied, devices).map_err(Failure::Fault)?;
+    let late = (!on_networks_alone(vm)).then(|| spec(name, vm, applied));
+    let seen = keeper.run(late, applied, taps, devices, then).map_err(Failure::Fault)?;
     let refused = |chain: Vec<String>, with: String| {
         Failure::Refused(unchain(chain).context(format!("Guest `{name}` with the {with}")))
     };

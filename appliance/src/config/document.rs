@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 
 use super::position::{End, Step, locate};
-use super::{Config, Diagnostic, Severity, validate};
+use super::{Config, Diagnostic, Severity, Vm, validate};
 
 /// The largest file that is read, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
@@ -128,12 +128,21 @@ fn judged(config: Option<Config>, mut problems: Vec<Diagnostic>) -> (Option<Conf
 }
 
 /// The file where types alone tell that every key is known and of the right type: making the schema takes longer than all
-/// else. They cannot where one is flattened into another, as in `Vf` and `Nic`.
+/// else. They cannot where one is flattened into another, as in `Vf` and `Nic`: there a key is known for sure when what was read
+/// has it, written out again.
 fn without_schema(value: &Value) -> Option<Config> {
     let config = Config::deserialize(value).ok()?;
-    let flattened = config.sriov.values().any(|sriov| !sriov.vfs.is_empty())
-        || config.vms.values().any(|vm| !vm.nics.is_empty());
-    (!flattened).then_some(config)
+    let vfs = config.sriov.values().any(|sriov| !sriov.vfs.is_empty());
+    let known = |(name, vm): (&String, &Vm)| {
+        vm.nics.iter().all(|(key, nic)| {
+            let written = value.get("vms").and_then(|vms| vms.get(name)?.get("nics")?.get(key)?.as_mapping());
+            let read = serde_yaml::to_value(nic);
+            written
+                .zip(read.ok())
+                .is_some_and(|(written, read)| written.keys().all(|key| read.get(key).is_some()))
+        })
+    };
+    (!vfs && config.vms.iter().all(known)).then_some(config)
 }
 
 /// Pass 1: no YAML at all is one problem and the end; keys that are there twice are one each.
@@ -279,7 +288,7 @@ pub(crate) const ALIASES: [(&str, &str); 6] = [
 ];
 
 /// Keys of the file's format that this version cannot act on. They are refused, not passed over.
-const NOT_YET: [&str; 3] = ["listen", "web", "serial"];
+const NOT_YET: [&str; 1] = ["serial"];
 
 /// Finds unknown keys by the schema, takes them out, and says which known key is nearest.
 struct Unknown<'a> {

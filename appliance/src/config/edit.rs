@@ -3,8 +3,13 @@
 //! YAML has many ways to write the same. What is not understood here is not changed: who calls reads the outcome again and
 //! compares it with what was meant.
 
+mod change;
+mod guest;
+
 use super::Document;
 use super::position::{End, Step, locate};
+
+pub use guest::Named;
 
 impl Document {
     /// The text with the scalar at a path of keys, which says `from`, saying `to`. None where it is written in a way that is not

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -19,9 +21,99 @@ pub struct Management {
     /// that of the default route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Where the admin interface is served: `https://ADDRESS:PORT`, and on loopback addresses `http://ADDRESS:PORT` too; none
+    /// with `[]`. Where it is not said, `https://[::]:8443`, which is port 8443 of all addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub listen: Option<Vec<Listen>>,
     /// How long `apply` waits for `throughway confirm` when it changed that link, before it puts everything back.
     #[serde(default)]
     pub confirm_timeout: Seconds,
+}
+
+/// The admin interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Web {
+    /// The owner's own certificate, with those that vouch for it (PEM). Where it is not said, one is made at the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its key (PEM), which root alone need be able to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Names that browsers may call this box by, besides its addresses and its host name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Who may log in, in a file of one's own that the admin interface only reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users_file: Option<PathBuf>,
+}
+
+/// One place where the admin interface is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Listen {
+    /// By TLS; else plain HTTP, on a loopback address.
+    pub https: bool,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+/// Text that is no such place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoListen {
+    /// It is written otherwise.
+    #[error(
+        "`{0}` is no place to listen at: write https://ADDRESS:PORT, such as https://192.0.2.1:8443 or https://[::]:8443"
+    )]
+    Form(String),
+    /// It would show passwords to whoever listens on the way.
+    #[error("`{0}`: plain HTTP is served on loopback addresses only (127.0.0.1, [::1]); write https://")]
+    Plain(String),
+}
+
+impl TryFrom<String> for Listen {
+    type Error = NoListen;
+
+    fn try_from(text: String) -> Result<Self, NoListen> {
+        let https = text.starts_with("https://");
+        let address = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let address = address
+            .and_then(|address| address.strip_suffix('/').unwrap_or(address).parse::<SocketAddr>().ok());
+        match address.filter(|address| address.port() != 0) {
+            None => Err(NoListen::Form(text)),
+            Some(address) if !https && !address.ip().to_canonical().is_loopback() => {
+                Err(NoListen::Plain(text))
+            }
+            Some(address) => Ok(Self { https, address }),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http{}://{}", if self.https { "s" } else { "" }, self.address)
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen.to_string()
+    }
+}
+
+impl JsonSchema for Listen {
+    fn schema_name() -> Cow<'static, str> {
+        "Listen".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A place to listen at, such as https://192.0.2.1:8443.",
+            "pattern": "^https?://.+:[0-9]+/?$"
+        })
+    }
 }
 
 /// What the box must have.
@@ -203,6 +295,22 @@ mod tests {
         assert_eq!(list.to_string(), "4-7,20");
         for wrong in ["", "4-", "7-4", "a", "0-99999", "1,,2"] {
             assert!(wrong.parse::<CpuList>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_only() {
+        for text in ["https://0.0.0.0:8443", "https://[::]:8443", "http://127.0.0.1:8080", "http://[::1]:80"]
+        {
+            assert_eq!(Listen::try_from(text.to_owned()).unwrap().to_string(), text);
+        }
+        for text in ["http://0.0.0.0:80", "http://[::]:80", "http://192.0.2.1:80"] {
+            assert!(matches!(Listen::try_from(text.to_owned()), Err(NoListen::Plain(_))), "{text}");
+        }
+        for text in
+            ["", "8443", "https://box:8443", "https://1.2.3.4", "ftp://1.2.3.4:5", "https://1.2.3.4:0"]
+        {
+            assert!(matches!(Listen::try_from(text.to_owned()), Err(NoListen::Form(_))), "{text}");
         }
     }
 

@@ -16,8 +16,9 @@ mod validate;
 
 pub use diagnostic::{Diagnostic, Severity, together};
 pub use document::{Document, load, load_all, read};
+pub use edit::Named;
 pub use guest::*;
-pub use host::{CpuList, Host, Management, Need, Seconds};
+pub use host::{CpuList, Host, Listen, Management, Need, Seconds, Web};
 pub(crate) use mac::derived_mac;
 pub use order::{Loop, start_order};
 pub use size::Size;

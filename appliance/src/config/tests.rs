@@ -65,6 +65,35 @@ vms:
 }
 
 #[test]
+fn a_key_of_a_nic_that_nobody_knows_is_found_where_all_else_is_right() {
+    let with = |nic: &str| {
+        format!(
+            "version: 1\nnetworks: {{br0: {{type: bridge, vlan-filtering: true}}}}\nvms:\n  a: {{memory: 1GiB, boot: {{kernel: /k}}, nics: {{lan: {{{nic}}}}}}}\n"
+        )
+    };
+    let problems = |nic: &str| problems(&with(nic));
+    let nothing = Vec::<String>::new();
+    for known in [
+        "network: br0",
+        "network: br0, queues: 1, mac-address: \"02:00:00:00:01:00\"",
+        "network: br0, hwaddr: \"02:00:00:00:01:00\"",
+        "network: br0, pool: ~",
+    ] {
+        assert_eq!(problems(known), nothing, "{known}");
+    }
+    assert_eq!(problems("network: br0, queue: 1"), ["4:68: Unknown key `queue` (did you mean `queues`?)"]);
+    let below = problems("network: br0, vlan: {mode: access, tag: 7, tags: 7}");
+    assert_eq!(below.len(), 1, "{below:?}");
+    assert!(below[0].contains("Unknown key `tags`"), "{below:?}");
+    let read = load(&Document {
+        name: "box.yaml".into(),
+        text: with("network: br0, hwaddr: \"02:00:00:00:01:00\""),
+    });
+    let lan = &read.unwrap().vms["a"].nics["lan"];
+    assert_eq!(lan.attributes.mac_address, "02:00:00:00:01:00".parse().ok());
+}
+
+#[test]
 fn names_must_be_defined_and_numbers_must_fit() {
     let text = GOOD
         .replace("pool: vfs", "pool: vf")
@@ -99,8 +128,8 @@ fn an_empty_file_lacks_its_version() {
 
 #[test]
 fn what_is_planned_is_refused_and_not_passed_over() {
-    let text = GOOD.replace("vms:", "web: {}\nvms:");
-    assert!(problems(&text)[0].contains("`web` is not built yet"));
+    let text = "version: 1\nvms: {a: {memory: 1GiB, boot: {kernel: /k}, serial: none}}\n";
+    assert!(problems(text)[0].contains("`serial` is not built yet"));
 }
 
 #[test]

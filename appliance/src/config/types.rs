@@ -7,7 +7,7 @@ use netconfig::{EswitchMode, MacAddress, VfAttributes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Management, Vm};
+use super::{Host, Management, Vm, Web};
 
 /// One appliance file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +19,9 @@ pub struct Config {
     /// How the administrator gets in.
     #[serde(default)]
     pub management: Management,
+    /// The admin interface.
+    #[serde(default)]
+    pub web: Web,
     /// What the box must have.
     #[serde(default)]
     pub host: Host,

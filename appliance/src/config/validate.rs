@@ -27,6 +27,13 @@ pub(super) fn problems(document: &Document, config: &Config) -> Vec<Diagnostic> 
         let message = format!("Version {} of the file's format is not known", config.version);
         check.report(&["version"], message, Some("this version of Throughway reads version 1".to_owned()));
     }
+    if config.web.certificate.is_some() != config.web.key.is_some() {
+        let message = "A certificate needs its key, and a key its certificate";
+        check.report(&["web"], message, Some("write both `certificate` and `key`, or none".to_owned()));
+    }
+    if config.management.listen.as_ref().is_some_and(|listen| listen.len() > 8) {
+        check.report(&["management", "listen"], "These are more than 8 places to listen at", None);
+    }
     check.devices();
     check.sriov();
     check.pools();

@@ -10,6 +10,7 @@
 
 mod client;
 mod end;
+mod interrupts;
 mod launch;
 mod log;
 mod notes;
@@ -18,6 +19,7 @@ mod scope;
 
 pub use client::{Answer, Client, ClientError};
 pub use end::End;
+pub use interrupts::host_interrupts;
 pub use launch::{Launch, LaunchError, Launched, usual_logs};
 pub use log::{LogFiles, RotatingLog};
 pub use notes::{Ending, Notes, Start, name_of};

@@ -7,19 +7,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::apply::{self, History, Record, State, write_whole};
-use crate::config::{self, Document, Vm};
+use crate::config::{self, Document, Listen, Vm, Web};
 
 /// What of it the daemon needs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Applied {
+pub(crate) struct Applied {
     /// Its text; none where none is applied.
-    pub(super) text: Option<String>,
+    pub(crate) text: Option<String>,
     /// Where it was read from.
-    pub(super) file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// Where its relative paths start.
-    pub(super) folder: Option<PathBuf>,
+    pub(crate) folder: Option<PathBuf>,
     /// Its guests.
-    pub(super) vms: BTreeMap<String, Vm>,
+    pub(crate) vms: BTreeMap<String, Vm>,
+    /// Where the admin interface is served, where it says so.
+    pub(crate) listen: Option<Vec<Listen>>,
+    /// What it says of that.
+    pub(crate) web: Web,
 }
 
 /// Reads it, and leaves a copy for processes of guests.
@@ -40,7 +44,14 @@ pub(super) fn read(state: &Path) -> anyhow::Result<Applied> {
             .with_context(|| format!("Writing {}", copied.display()))?;
     }
     let folder = current.file.as_deref().and_then(Path::parent).map(Path::to_owned);
-    Ok(Applied { text: Some(document.text), file: current.file.clone(), folder, vms: config.vms })
+    Ok(Applied {
+        text: Some(document.text),
+        file: current.file.clone(),
+        folder,
+        vms: config.vms,
+        listen: config.management.listen,
+        web: config.web,
+    })
 }
 
 /// The change that waits to be confirmed, where one does, with the process that puts it back in time.

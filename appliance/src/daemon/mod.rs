@@ -23,16 +23,21 @@ use std::rc::Rc;
 use anyhow::Context as _;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch as channel;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+pub(crate) use applied::Applied;
 pub use guest::{Off, State, View};
 pub use lock::{NotAlone, Only, daemon_of};
 pub use notify::Manager;
 pub use policy::{Backoff, Pace, Verdict};
 pub use supervisor::Finish;
+pub(crate) use supervisor::stop_timeout;
+pub(crate) use watch::{ended, readable};
 
+use crate::admin::{Admin, keep_up};
 use crate::control::RunDir;
 use supervisor::Supervisor;
 
@@ -51,6 +56,8 @@ pub struct Options {
     pub wait: u64,
     /// How fast guests that fail are started again.
     pub pace: Pace,
+    /// The admin interface is served.
+    pub web: bool,
 }
 
 /// Keeps guests running until this process is told to end: SIGTERM stops them, SIGINT leaves them running. SIGHUP reads the file
@@ -77,12 +84,25 @@ async fn supervise(options: Options) -> anyhow::Result<Finish> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     });
+    let (wishes, mut wished) = unbounded_channel();
+    let web = options.web;
     let mut supervisor = Supervisor::new(options, Rc::clone(&manager));
     spawn_local(tell(supervisor.views(), Rc::clone(&manager)));
+    let admin = web.then(|| Admin::new(supervisor.parts(wishes)));
     supervisor.begin()?;
+    if let Some(admin) = admin {
+        admin.tidy();
+        spawn_local(admin.clone().tell_news());
+        spawn_local(admin.clone().tell_of_the_file());
+        spawn_local(keep_up(admin));
+    }
     loop {
         tokio::select! {
             happened = supervisor.next() => happened.into_iter().for_each(|happened| supervisor.hear(happened)),
+            Some((wish, answer)) = wished.recv() => {
+                // Who wished it may be gone.
+                let _ = answer.send(supervisor.wished(wish));
+            }
             _ = stop.recv() => supervisor.stop(),
             _ = reload.recv() => supervisor.reload(),
             () = tick(&mut watchdog) => manager.alive(),

@@ -2,6 +2,9 @@
 
 mod file;
 mod stopping;
+mod wishes;
+
+pub(crate) use stopping::stop_timeout;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -21,6 +24,7 @@ use super::notify::Manager;
 use super::order::{drawn_in, unmet};
 use super::policy::{Backoff, Verdict};
 use super::watch::{self, Happened, OfGuest, Teller};
+use crate::admin::{Asked, Parts};
 use crate::apply::Ledger;
 use crate::config::{Restart, start_order};
 use crate::control::{End, Launch, LaunchError, Place, name_of};
@@ -59,6 +63,10 @@ pub(super) struct Supervisor {
     to: UnboundedSender<Happened>,
     from: UnboundedReceiver<Happened>,
     views: channel::Sender<Vec<View>>,
+    /// The file that holds, for who looks at it.
+    shown: channel::Sender<Arc<Applied>>,
+    /// Raised with each change that was noted.
+    noted: channel::Sender<u64>,
 }
 
 impl Supervisor {
@@ -75,7 +83,16 @@ impl Supervisor {
             to,
             from,
             views: channel::Sender::new(Vec::new()),
+            shown: channel::Sender::new(Arc::default()),
+            noted: channel::Sender::new(0),
         }
+    }
+
+    /// What the admin interface is about.
+    pub(super) fn parts(&self, wishes: UnboundedSender<Asked>) -> Parts {
+        let Options { file, state, running, logs, .. } = self.options.clone();
+        let (views, applied, noted) = (self.views(), self.shown.subscribe(), self.noted.subscribe());
+        Parts { file, state, running, logs, wishes, views, applied, noted }
     }
 
     /// All guests, now and whenever something of them changes.
@@ -136,7 +153,10 @@ impl Supervisor {
             }
             Happened::Folder(name) => self.somebody_started(&name),
             Happened::StoppedByHand(name) => self.somebody_stopped(&name),
-            Happened::History => self.read_what_holds(),
+            Happened::History => {
+                self.read_what_holds();
+                self.noted.send_modify(|count| *count = count.wrapping_add(1));
+            }
             Happened::Changed(code) => self.changed(code),
         }
         self.settle();

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
@@ -77,9 +78,23 @@ impl Teller {
 }
 
 /// A descriptor that is waited for until it can be read: of a process, until that has ended.
-fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: An `OwnedFd` is open and is the same descriptor for as long as it lives, and what is returned owns it.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
+/// The end of a process, which is waited for whether somebody wants to know or not.
+pub(crate) fn ended(mut child: Child) -> oneshot::Receiver<io::Result<ExitStatus>> {
+    let (to, from) = oneshot::channel();
+    spawn_local(async move {
+        let gone = async {
+            let gone = readable(pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?)?;
+            gone.readable().await.map(drop)
+        };
+        let gone: io::Result<()> = gone.await;
+        let _ = to.send(gone.and_then(|()| child.wait()));
+    });
+    from
 }
 
 /// Says when a time is over.

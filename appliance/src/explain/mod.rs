@@ -130,7 +130,7 @@ pub fn explain(
         bridge: member.bridge,
     });
     let causes = causes(inventory, isolation, address);
-    let reasons = reasons(config, host, function, facts, scope);
+    let (verdict, reasons) = judge(config, host, function, facts, scope);
     Some(Explanation {
         name: names.describe(function),
         kind: names.class(function.class),
@@ -139,9 +139,21 @@ pub fn explain(
         shares_group_with: others.collect(),
         causes: causes.into_iter().map(|(cause, joins)| SharedBecause { cause, joins }).collect(),
         parted_although: parted_although(inventory, isolation, address),
-        verdict: reasons.iter().map(|reason| reason.weight).max().unwrap_or(Verdict::Ready),
+        verdict,
         reasons,
     })
+}
+
+/// The verdict of one function alone, with its reasons, the heaviest first.
+pub fn judge(
+    config: &Config,
+    host: &HostState,
+    function: &Function,
+    facts: &Facts,
+    scope: GroupScope,
+) -> (Verdict, Vec<Reason>) {
+    let reasons = reasons(config, host, function, facts, scope);
+    (reasons.iter().map(|reason| reason.weight).max().unwrap_or(Verdict::Ready), reasons)
 }
 
 fn reasons(

@@ -10,6 +10,7 @@ use netconfig::{LinkKind, tap};
 use vmm::virtio::net::listen_for_links;
 
 use super::parts::CardPart;
+use crate::apply::Taps;
 use crate::jail::Files;
 use crate::plan::Card;
 
@@ -21,9 +22,9 @@ pub(super) fn name(card: &Card) -> String {
 }
 
 /// Opens the link of a card, and what serves it.
-pub(super) fn open(card: &Card, files: &mut Files) -> anyhow::Result<CardPart> {
+pub(super) fn open(card: &Card, taps: &Taps, files: &mut Files) -> anyhow::Result<CardPart> {
     let name = name(card);
-    let taps = open_link(card).with_context(|| format!("Opening the link {} of {name}", card.link))?;
+    let taps = open_link(card, taps).with_context(|| format!("Opening the link {} of {name}", card.link))?;
     let vhost = open_vhost(&name, card.queues);
     let watch = listen_for_links();
     let watch = watch.inspect_err(|error| tracing::debug!("{name}: listening for links: {error}")).ok();
@@ -37,9 +38,13 @@ pub(super) fn open(card: &Card, files: &mut Files) -> anyhow::Result<CardPart> {
     })
 }
 
-fn open_link(card: &Card) -> anyhow::Result<Vec<OwnedFd>> {
+fn open_link(card: &Card, taps: &Taps) -> anyhow::Result<Vec<OwnedFd>> {
     let opened = match card.kind {
-        LinkKind::Tap { multi_queue, .. } => tap::open(&card.link, multi_queue, card.queues),
+        LinkKind::Tap { multi_queue, .. } => {
+            let first = taps.take(&card.link);
+            let others = card.queues.saturating_sub(u16::from(first.is_some()));
+            tap::open(&card.link, multi_queue, others).map(|others| first.into_iter().chain(others).collect())
+        }
         _ => {
             let index = with_network(async |network| network.link(&card.link).await)?.index;
             tap::open_macvtap(index, card.queues)

@@ -126,7 +126,7 @@ fn settings_of(kind: LinkKind, mtu: u32, mac_address: Option<MacAddress>) -> Lin
 
 /// What the card's link is called on the host: `firewall-lan`, or where that is too long, what there is room for and a number
 /// that depends on both names.
-fn link_name(vm: &str, nic: &str) -> String {
+pub(crate) fn link_name(vm: &str, nic: &str) -> String {
     let full = format!("{vm}-{nic}");
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if full.len() <= NAME_LENGTH && full.chars().all(plain) {

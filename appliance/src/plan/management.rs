@@ -19,6 +19,11 @@ pub(super) struct Management {
     vfs: BTreeSet<(PciAddress, u32)>,
 }
 
+/// Links that carry who administers the box: the one he comes in by, and what is below it.
+pub(crate) fn carries_the_administrator(config: &Config, host: &HostState) -> BTreeSet<String> {
+    Management::of(config, host).links
+}
+
 impl Management {
     /// What the file names, else what default routes leave by; and what this session came in by.
     pub(super) fn of(config: &Config, host: &HostState) -> Self {

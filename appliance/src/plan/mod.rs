@@ -23,8 +23,10 @@ use vfio::bind::VFIO_PCI;
 use vfio::inventory::Function;
 
 pub use self::adopt::{Trait, candidate, compare, references};
+pub(crate) use self::card::link_name;
 pub use self::leave_out::{leave_out, path_of};
 use self::management::Management;
+pub(crate) use self::management::carries_the_administrator;
 pub(crate) use self::text::vf_fields;
 use self::text::{changes, vf_changes};
 pub use self::whole::{HostPlan, Planned, release, whole};

@@ -10,7 +10,8 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 8] = ["kvm", "daemon", "systemd", "disk", "netns", "crash", "host", "package"];
+const PRIVILEGED: [&str; 11] =
+    ["kvm", "daemon", "api", "web", "browser", "systemd", "disk", "netns", "crash", "host", "package"];
 
 /// What suites of a whole system need beside the others.
 const SYSTEMD: [(&str, &str); 1] = [("systemd", "is process 1 of hosts that the suite makes in namespaces")];
@@ -60,8 +61,32 @@ pub(super) fn kvm(context: &Context) -> Result<Outcome> {
     with_guests(context, "kvm")
 }
 
+pub(super) fn api(context: &Context) -> Result<Outcome> {
+    with_guests(context, "api")
+}
+
+/// As root alone: the daemon gives the rights of its child away.
+pub(super) fn web(context: &Context) -> Result<Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Outcome::Skipped("only root can start the daemon with its admin interface".to_owned()));
+    }
+    let mut command = fresh::cargo();
+    command.args(["test", "--package", "throughway", "--locked", "--no-fail-fast", "--test", "web"]);
+    Ok(Outcome::Ran(tests(context, "web", &mut command)?))
+}
+
 pub(super) fn daemon(context: &Context) -> Result<Outcome> {
     with_guests(context, "daemon")
+}
+
+pub(super) fn browser(context: &Context) -> Result<Outcome> {
+    let there = |program: &str| std::path::Path::new("/usr/bin").join(program).exists();
+    if !(there("chromium") && there("chromedriver")) {
+        return Ok(Outcome::Skipped(
+            "Debian's packages chromium and chromium-driver are not installed".into(),
+        ));
+    }
+    with_guests(context, "browser")
 }
 
 fn with_guests(context: &Context, suite: &str) -> Result<Outcome> {

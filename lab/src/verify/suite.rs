@@ -63,7 +63,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 15] = [
+pub(super) const SUITES: [Suite; 18] = [
     Suite {
         name: "fmt",
         what: "the code is formatted",
@@ -111,6 +111,30 @@ pub(super) const SUITES: [Suite; 15] = [
         gates: true,
         boxed: false,
         run: cargo::daemon,
+    },
+    Suite {
+        name: "browser",
+        what: "the pages in Debian's Chromium, with the daemon and a small guest on this machine's /dev/kvm",
+        test_target: Some("browser"),
+        gates: false,
+        boxed: false,
+        run: cargo::browser,
+    },
+    Suite {
+        name: "api",
+        what: "the admin API of the real daemon, with small guests, editors, uploads, and strangers who are a burden",
+        test_target: Some("api"),
+        gates: false,
+        boxed: false,
+        run: cargo::api,
+    },
+    Suite {
+        name: "web",
+        what: "who may do what in the real daemon's admin interface: claim, logins, roles, tokens, limits",
+        test_target: Some("web"),
+        gates: false,
+        boxed: false,
+        run: cargo::web,
     },
     Suite {
         name: "systemd",

@@ -35,7 +35,7 @@ impl Network {
         match kind {
             LinkKind::Tap { multi_queue, vnet_hdr } => {
                 let result = crate::tap::make(name, *multi_queue, *vnet_hdr);
-                result.map_err(|error| refused(name, "making it a tap", error))
+                result.map(drop).map_err(|error| refused(name, "making it a tap", error))
             }
             _ => Err(Error::Absent(name.to_owned())),
         }

@@ -116,6 +116,25 @@ impl Network {
     }
 }
 
+/// What a list of links alone tells of them.
+pub(crate) struct SkimmedLinks {
+    /// Without what hangs on them.
+    pub(crate) settings: BTreeMap<String, LinkSettings>,
+    /// One of them at least has VFs, as far as VFs were asked for.
+    pub(crate) has_vfs: bool,
+}
+
+/// Reads no more than one list of links.
+pub(crate) fn skim(messages: &[LinkMessage]) -> SkimmedLinks {
+    let mut attributes = messages.iter().flat_map(|message| &message.attributes);
+    let has_vfs = attributes.any(|attribute| match attribute {
+        LinkAttribute::NumVf(count) => *count > 0,
+        LinkAttribute::VfInfoList(vfs) => !vfs.is_empty(),
+        _ => false,
+    });
+    SkimmedLinks { settings: of_links(messages).settings(), has_vfs }
+}
+
 fn link_request(family: AddressFamily) -> LinkMessage {
     let mask = match family {
         AddressFamily::Bridge => LinkExtentMask::BrvlanCompressed,

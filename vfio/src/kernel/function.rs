@@ -10,10 +10,11 @@ use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
 };
 
+use super::cdev::Cdev;
 use super::failure::{dead, failed};
 use super::ioctl::{self, SetIrqs};
 use super::iommu::{Backend, Iommu};
-use super::space::{Cdev, Member};
+use super::space::Member;
 use crate::function::{Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex};
 
 /// By what the kernel is told what to do with a function. Dropped, the function leaves its address space.
@@ -42,10 +43,13 @@ pub struct KernelFunction {
 impl KernelFunction {
     pub(super) fn new(label: String, handle: Handle, iommu: Arc<Iommu>) -> Result<Self, Error> {
         let mut function = Self { label, handle, places: Vec::new(), resettable: false, iommu };
-        // One that the device does not have is an error, and of no size.
-        let place = |index| match ioctl::region(function.fd(), index) {
-            Ok((region, offset)) => Place { region, offset },
-            Err(_) => Place { region: Region::default(), offset: 0 },
+        let place = |index| {
+            let (region, offset) = match &function.handle {
+                Handle::Cdev(cdev) => cdev.region(index),
+                // One that the device does not have is an error.
+                Handle::Member(member) => ioctl::region(member.file(), index).unwrap_or_default(),
+            };
+            Place { region, offset }
         };
         function.places = (0..9).map(place).collect();
         let flags = ioctl::device_flags(function.fd()).map_err(function.failed("asking what it can do"))?;
@@ -186,7 +190,11 @@ impl PciFunction for KernelFunction {
     }
 
     fn irq_info(&self, kind: IrqKind) -> IrqInfo {
-        let Ok((flags, count)) = ioctl::irq_info(self.fd(), kind.number()) else { return IrqInfo::default() };
+        let told = match &self.handle {
+            Handle::Cdev(cdev) => cdev.irq_info(kind.number()),
+            Handle::Member(member) => ioctl::irq_info(member.file(), kind.number()),
+        };
+        let Ok((flags, count)) = told else { return IrqInfo::default() };
         IrqInfo {
             count,
             maskable: flags & VFIO_IRQ_INFO_MASKABLE != 0,

@@ -3,21 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use iommufd_bindings::iommufd::{
-    iommu_ioas_map, iommu_ioas_unmap, iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
-    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE, iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE,
-};
-use iommufd_ioctls::{IommuFd, IommufdIoas};
+use iommufd_ioctls::IommuFd;
 use serde::{Deserialize, Serialize};
+use vfio_ioctls::{VfioDeviceFd, VfioIommufd};
 
+use super::cdev::Cdev;
 use super::failure::{convert, failed};
 use super::function::{Handle, KernelFunction};
 use super::ioctl;
-use super::space::{Cdev, Container, Trouble};
+use super::space::{Container, Trouble};
 use crate::PciAddress;
 use crate::function::{DmaSource, Error, IoAddressSpace};
 
@@ -117,7 +115,7 @@ fn group(folder: &Path) -> io::Result<u32> {
 }
 
 enum Kind {
-    Iommufd { fd: Arc<IommuFd>, ioas: IommufdIoas },
+    Iommufd(Arc<VfioIommufd>),
     Group(Container),
 }
 
@@ -143,10 +141,15 @@ impl Iommu {
     /// It is another file, or the kernel refuses.
     pub fn of(space: SpaceFile, kvm: Option<OwnedFd>) -> Result<Arc<Self>, Error> {
         let kind = if space.backend == Backend::Iommufd {
+            let doing = "making an I/O address space";
+            let told = kvm.as_ref().map(OwnedFd::try_clone).transpose();
+            let told = told.map_err(|error| failed("iommufd", doing, error))?.map(|kvm| {
+                // SAFETY: `into_raw_fd` gives up the only owner of this descriptor.
+                Arc::new(VfioDeviceFd::new_from_kvm(unsafe { FromRawFd::from_raw_fd(kvm.into_raw_fd()) }))
+            });
             let fd = Arc::new(IommuFd::new_from_fd(File::from(space.file)));
-            let ioas = IommufdIoas::new(Arc::clone(&fd))
-                .map_err(|error| convert("iommufd", "making an I/O address space", &error))?;
-            Kind::Iommufd { fd, ioas }
+            let made = VfioIommufd::new(fd, None, told);
+            Kind::Iommufd(Arc::new(made.map_err(|error| convert("iommufd", doing, &error))?))
         } else {
             let container = Container::new(space.file);
             let doing = "asking the VFIO container what it can do";
@@ -158,7 +161,7 @@ impl Iommu {
     /// Which interface it is.
     pub fn backend(&self) -> Backend {
         match self.kind {
-            Kind::Iommufd { .. } => Backend::Iommufd,
+            Kind::Iommufd(_) => Backend::Iommufd,
             Kind::Group(_) => Backend::Group,
         }
     }
@@ -184,9 +187,9 @@ impl Iommu {
         let told = |error| failed(&label, "opening it through VFIO", error);
         let kvm = self.kvm.as_ref();
         let handle = match (&self.kind, function.group, function.file) {
-            (Kind::Iommufd { fd, ioas }, None, Some(file)) => {
-                let fd = borrow(fd.as_ref());
-                Handle::Cdev(Cdev::new(file, fd, ioas.id(), kvm).map_err(told)?)
+            (Kind::Iommufd(iommufd), None, Some(file)) => {
+                let opened = Cdev::new(file, iommufd, kvm);
+                Handle::Cdev(opened.map_err(|error| convert(&label, "opening it through VFIO", &error))?)
             }
             (Kind::Group(container), Some(group), file) => {
                 let opened = container.open(group, file, &label, kvm);
@@ -210,7 +213,9 @@ impl Iommu {
 impl IoAddressSpace for Iommu {
     fn iova_ranges(&self) -> Vec<RangeInclusive<u64>> {
         let ranges = match &self.kind {
-            Kind::Iommufd { fd, ioas } => ioctl::ioas_ranges(borrow(fd.as_ref()), ioas.id()),
+            Kind::Iommufd(iommufd) => {
+                ioctl::ioas_ranges(borrow(iommufd.iommufd().as_ref()), iommufd.ioas().id())
+            }
             Kind::Group(container) => ioctl::container_ranges(container.file()),
         };
         ranges.unwrap_or_else(|error| {
@@ -224,21 +229,14 @@ impl IoAddressSpace for Iommu {
     unsafe fn map(&self, iova: u64, size: u64, source: DmaSource<'_>) -> Result<(), Error> {
         let doing = || format!("mapping {size:#x} bytes at I/O address {iova:#x}");
         match &self.kind {
-            Kind::Iommufd { fd, ioas } => {
-                let map = iommu_ioas_map {
-                    size: ioctl::size::<iommu_ioas_map>(),
-                    flags: iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE
-                        | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE
-                        | iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
-                    ioas_id: ioas.id(),
-                    __reserved: 0,
-                    user_va: source.host_address.expose_provenance() as u64,
-                    length: size,
-                    iova,
-                };
-                fd.map_iommu_ioas(&map).map_err(|error| convert("IOMMU", doing(), &error))
+            Kind::Iommufd(iommufd) => {
+                let length = usize::try_from(size)
+                    .map_err(|error| failed("IOMMU", doing(), io::Error::other(error)))?;
+                // SAFETY: the caller keeps the memory mapped until `unmap`, and no reference to guest RAM is ever made.
+                let mapped = unsafe { iommufd.vfio_dma_map(iova, length, source.host_address) };
+                mapped.map_err(|error| convert("IOMMU", doing(), &error))
             }
-            // SAFETY: the caller keeps the memory mapped until `unmap`, and no reference to guest RAM is ever made.
+            // SAFETY: as above.
             Kind::Group(container) => unsafe { container.map(iova, size, source.host_address) }
                 .map_err(|error| failed("IOMMU", doing(), error)),
         }
@@ -247,19 +245,10 @@ impl IoAddressSpace for Iommu {
     fn unmap(&self, iova: u64, size: u64) -> Result<(), Error> {
         let doing = || format!("unmapping {size:#x} bytes at I/O address {iova:#x}");
         match &self.kind {
-            Kind::Iommufd { fd, ioas } => {
-                let mut unmap = iommu_ioas_unmap {
-                    size: ioctl::size::<iommu_ioas_unmap>(),
-                    ioas_id: ioas.id(),
-                    iova,
-                    length: size,
-                };
-                fd.unmap_iommu_ioas(&mut unmap).map_err(|error| convert("IOMMU", doing(), &error))?;
-                if unmap.length == size {
-                    return Ok(());
-                }
-                let left = format!("only {:#x} bytes were mapped", unmap.length);
-                Err(failed("IOMMU", doing(), io::Error::other(left)))
+            Kind::Iommufd(iommufd) => {
+                let length = usize::try_from(size)
+                    .map_err(|error| failed("IOMMU", doing(), io::Error::other(error)))?;
+                iommufd.vfio_dma_unmap(iova, length).map_err(|error| convert("IOMMU", doing(), &error))
             }
             Kind::Group(container) => {
                 container.unmap(iova, size).map_err(|error| failed("IOMMU", doing(), error))

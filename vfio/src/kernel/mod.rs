@@ -4,6 +4,7 @@
 //! and the functions' character devices where the kernel has them, and a type1 container with groups otherwise.
 //! Who opens these files, [`SpaceFile`] and [`FunctionFile`], needs rights; who works with them needs none.
 
+mod cdev;
 mod failure;
 mod function;
 mod ioctl;

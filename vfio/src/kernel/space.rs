@@ -1,7 +1,8 @@
-//! How functions get into an I/O address space: by an iommufd and their character devices, or by a container and groups.
+//! How functions get into an I/O address space by a container and groups.
 //!
-//! Only descriptors come in here, opened by whoever may: the calls on them need no rights. Numbers and structures: the kernel's
-//! `include/uapi/linux/vfio.h` and, for `KVM_SET_DEVICE_ATTR`, `include/uapi/linux/kvm.h`.
+//! Only descriptors come in here, opened by whoever may: the calls on them need no rights. `vfio-ioctls` opens the paths of
+//! containers and groups itself, and reads sysfs when a function is closed, so it cannot be had here. Numbers and structures: the
+//! kernel's `include/uapi/linux/vfio.h` and, for `KVM_SET_DEVICE_ATTR`, `include/uapi/linux/kvm.h`.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -24,9 +25,6 @@ ioctl_io_nr!(GROUP_UNSET_CONTAINER, VFIO_TYPE.into(), VFIO_BASE + 5);
 ioctl_io_nr!(GROUP_GET_DEVICE_FD, VFIO_TYPE.into(), VFIO_BASE + 6);
 ioctl_io_nr!(IOMMU_MAP_DMA, VFIO_TYPE.into(), VFIO_BASE + 13);
 ioctl_io_nr!(IOMMU_UNMAP_DMA, VFIO_TYPE.into(), VFIO_BASE + 14);
-ioctl_io_nr!(DEVICE_BIND_IOMMUFD, VFIO_TYPE.into(), VFIO_BASE + 18);
-ioctl_io_nr!(DEVICE_ATTACH_IOMMUFD_PT, VFIO_TYPE.into(), VFIO_BASE + 19);
-ioctl_io_nr!(DEVICE_DETACH_IOMMUFD_PT, VFIO_TYPE.into(), VFIO_BASE + 20);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, 0xae, 0xe1, [u64; 3]);
 
 /// KVM_DEV_VFIO_FILE, and what may be done with one.
@@ -61,7 +59,7 @@ fn halves(number: u64) -> [u32; 2] {
 }
 
 /// KVM's knowledge of a file of VFIO's, which ends with this.
-struct Known {
+pub(super) struct Known {
     kvm: Arc<OwnedFd>,
     file: i32,
 }
@@ -70,8 +68,13 @@ impl Known {
     /// Tells KVM, where there is one.
     fn new(kvm: Option<&Arc<OwnedFd>>, file: BorrowedFd<'_>) -> io::Result<Option<Self>> {
         let Some(kvm) = kvm else { return Ok(None) };
-        let known = Self { kvm: Arc::clone(kvm), file: file.as_raw_fd() };
+        let known = Self::of(kvm, file);
         known.tell(KVM_FILE_ADD).map(|()| Some(known))
+    }
+
+    /// Of a file that KVM was told of already. It is known by what is open, whichever descriptor says so.
+    pub(super) fn of(kvm: &Arc<OwnedFd>, file: BorrowedFd<'_>) -> Self {
+        Self { kvm: Arc::clone(kvm), file: file.as_raw_fd() }
     }
 
     fn tell(&self, what: u64) -> io::Result<()> {
@@ -88,41 +91,6 @@ impl Drop for Known {
     fn drop(&mut self) {
         if let Err(error) = self.tell(KVM_FILE_DEL) {
             tracing::debug!("Telling KVM that a function is gone: {error}");
-        }
-    }
-}
-
-/// A function's character device, in an iommufd.
-pub(super) struct Cdev {
-    // Before the file, by whose number KVM knows it.
-    _known: Option<Known>,
-    file: OwnedFd,
-}
-
-impl Cdev {
-    /// Binds it and attaches it to the address space `ioas`.
-    pub(super) fn new(
-        file: OwnedFd,
-        iommufd: BorrowedFd<'_>,
-        ioas: u32,
-        kvm: Option<&Arc<OwnedFd>>,
-    ) -> io::Result<Self> {
-        let known = Known::new(kvm, file.as_fd())?;
-        // argsz, flags, iommufd, out_devid; argsz, flags, pt_id.
-        words(file.as_fd(), DEVICE_BIND_IOMMUFD(), &mut [16, 0, descriptor(iommufd), 0])?;
-        words(file.as_fd(), DEVICE_ATTACH_IOMMUFD_PT(), &mut [12, 0, ioas])?;
-        Ok(Self { _known: known, file })
-    }
-
-    pub(super) fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl Drop for Cdev {
-    fn drop(&mut self) {
-        if let Err(error) = words(self.file.as_fd(), DEVICE_DETACH_IOMMUFD_PT(), &mut [8, 0]) {
-            tracing::debug!("Taking a function out of its I/O address space: {error}");
         }
     }
 }
@@ -263,9 +231,9 @@ mod tests {
 
     #[test]
     fn numbers_are_as_in_the_kernels_headers() {
-        // _IOW(KVMIO, 0xe1, struct kvm_device_attr); _IO(';', 100 + 18).
+        // _IOW(KVMIO, 0xe1, struct kvm_device_attr); _IO(';', 100 + 6).
         assert_eq!(KVM_SET_DEVICE_ATTR(), 0x4018_aee1);
-        assert_eq!(DEVICE_BIND_IOMMUFD(), 0x3b76);
+        assert_eq!(GROUP_GET_DEVICE_FD(), 0x3b6a);
         assert_eq!(halves(0x1234_5678_9abc_def0), [0x9abc_def0, 0x1234_5678]);
     }
 

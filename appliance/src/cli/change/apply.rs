@@ -14,6 +14,7 @@ use rustix::pipe::fcntl_setpipe_size;
 
 use super::status::NO_FILE;
 use super::{Failure, Place, ended};
+use crate::admin::{BEGINS, BEHIND, is_tagged};
 use crate::apply::{self, Event, History, Lock, Outcome, Record, State, Transaction, Undo, now};
 use crate::cli::StateDir;
 use crate::cli::check::print;
@@ -26,6 +27,21 @@ use crate::plan::{HostPlan, release};
 pub(in crate::cli) struct ApplyArguments {
     /// The appliance file.
     file: String,
+    /// Only where it is the one with this tag: as the admin interface has seen it.
+    #[arg(long, hide = true)]
+    tag: Option<String>,
+    /// Who asks for it, over the admin interface.
+    #[arg(long, hide = true)]
+    by: Option<String>,
+    #[command(flatten)]
+    state: StateDir,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct RollbackArguments {
+    /// Who asks for it, over the admin interface.
+    #[arg(long, hide = true)]
+    by: Option<String>,
     #[command(flatten)]
     state: StateDir,
 }
@@ -45,8 +61,8 @@ pub(in crate::cli) fn apply(arguments: &ApplyArguments) -> Exit {
     in_a_worker(&arguments.state, || try_apply(arguments))
 }
 
-pub(in crate::cli) fn rollback(state: &StateDir) -> Exit {
-    in_a_worker(state, || try_rollback(state))
+pub(in crate::cli) fn rollback(arguments: &RollbackArguments) -> Exit {
+    in_a_worker(&arguments.state, || try_rollback(arguments))
 }
 
 /// Runs `work` in a process of its own session, and relays what it says for as long as this one lives.
@@ -81,8 +97,8 @@ fn never_wait(pipe: BorrowedFd<'_>) {
 }
 
 fn relay(place: &Place) -> anyhow::Result<Exit> {
-    let program = std::env::current_exe().context("Finding this program")?;
-    let mut worker = Command::new(program);
+    // Not by its path: an upgrade may have put another one there meanwhile, or be about to.
+    let mut worker = Command::new("/proc/self/exe");
     if let Some(connection) = session::connection() {
         // It looks for it again when this process is gone, and the way up to sshd with it.
         worker.env(session::VARIABLE, connection);
@@ -137,6 +153,8 @@ fn try_apply(arguments: &ApplyArguments) -> Result<Exit, Failure> {
     let file = &arguments.file;
     let place = Place::at(&arguments.state);
     let (document, config) = place.load(file)?;
+    is_tagged(file.as_ref(), &document.text, arguments.tag.as_deref())
+        .map_err(|why| Failure::Refused(anyhow::anyhow!(why)))?;
     let lock = place.take()?;
     nobody_waits(&place.history)?;
     place.host.sightings.note(&config, &place.read(&config)?)?;
@@ -151,6 +169,7 @@ fn try_apply(arguments: &ApplyArguments) -> Result<Exit, Failure> {
     let steps = plan.steps.iter().map(|planned| planned.step.to_string()).collect();
     let mut record = place.history.begin(format!("apply {file}"), Some(document.text.clone()), steps)?;
     record.file = std::path::absolute(file).ok();
+    record.by.clone_from(&arguments.by);
     let within = Duration::from_secs(config.management.confirm_timeout.0.into());
     finish(&place, record, &plan, lock, within, &|| place.left(&document, &config))
 }
@@ -164,6 +183,11 @@ fn finish(
     left: &dyn Fn() -> anyhow::Result<HostPlan>,
 ) -> Result<Exit, Failure> {
     let id = record.id;
+    if record.by.is_some() {
+        // Who hears its number asks for it.
+        place.history.write(&record)?;
+        tell(&format!("{BEGINS}{id}{BEHIND}"));
+    }
     let Place { host, ledger, history } = place;
     let transaction = Transaction { history, ledger, host, hear: &hear, left };
     match transaction.run(record, plan, lock, Some(within))? {
@@ -189,8 +213,9 @@ pub(in crate::cli) fn nobody_waits(history: &History) -> Result<(), Failure> {
     })
 }
 
-fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
-    let place = Place::at(state);
+fn try_rollback(arguments: &RollbackArguments) -> Result<Exit, Failure> {
+    let by = &arguments.by;
+    let place = Place::at(&arguments.state);
     let lock = place.take()?;
     nobody_waits(&place.history)?;
     let records = place.history.records()?;
@@ -202,7 +227,7 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     let before = apply::current(&before);
     let (text, path) = before.map_or((None, None), |before| (before.text.clone(), before.file.clone()));
     if last.restores.is_some() || !last.is_of_this_boot() {
-        return back_by_file(&place, last, text, path, lock);
+        return back_by_file(&place, last, text, path, lock, by);
     }
     let undo = &last.undo;
     let config = text
@@ -224,6 +249,7 @@ fn try_rollback(state: &StateDir) -> Result<Exit, Failure> {
     let mut record = place.history.begin(format!("rollback of {}", last.id), text.clone(), steps)?;
     record.file = path;
     let within = Duration::from_secs(config.management.confirm_timeout.0.into());
+    record.by.clone_from(by);
     let left = || Ok(release(&config, &read()?, undo));
     finish(&place, record, &plan, lock, within, &left)
 }
@@ -244,6 +270,7 @@ fn back_by_file(
     text: Option<String>,
     path: Option<PathBuf>,
     lock: Lock,
+    by: &Option<String>,
 ) -> Result<Exit, Failure> {
     let document = config::Document {
         name: "the file before".into(),
@@ -255,6 +282,7 @@ fn back_by_file(
     let steps = plan.steps.iter().map(|planned| planned.step.to_string()).collect();
     let mut record = place.history.begin(format!("rollback of {}", last.origin()), text, steps)?;
     record.file = path;
+    record.by.clone_from(by);
     let within = Duration::from_secs(config.management.confirm_timeout.0.into());
     finish(place, record, &plan, lock, within, &|| place.left(&document, &config))
 }

@@ -63,7 +63,7 @@ fn line(record: &Record) -> String {
     format!(
         "{:>4}  {time}  user {}  {}  ({} steps)  {state}",
         record.id,
-        record.user,
+        record.by.clone().unwrap_or_else(|| record.user.to_string()),
         record.title,
         record.steps.len()
     )

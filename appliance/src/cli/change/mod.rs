@@ -7,7 +7,9 @@ mod restore;
 mod status;
 mod watch;
 
-pub(super) use apply::{ApplyArguments, ConfirmArguments, apply, confirm, nobody_waits, rollback};
+pub(super) use apply::{
+    ApplyArguments, ConfirmArguments, RollbackArguments, apply, confirm, nobody_waits, rollback,
+};
 pub(super) use history::{HistoryArguments, history};
 pub(super) use plan::{PlanArguments, plan};
 pub(super) use restore::{RestoreArguments, restore};

@@ -184,6 +184,7 @@ impl Restoring<'_> {
         let mut record =
             history.begin(format!("restore of {}", self.origin.id), self.current.text.clone(), steps)?;
         (record.file, record.restores) = (self.current.file.clone(), Some(self.origin.id));
+        record.by.clone_from(&self.current.by);
         let id = record.id;
         let last = RefCell::new(None);
         let hear = |event: Event<'_>| {

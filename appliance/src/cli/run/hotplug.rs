@@ -67,7 +67,7 @@ impl Devices {
                 return Ok(New::Functions(functions));
             }
             let card = applied.cards.first().context("There is no such device")?;
-            Ok(New::Card(guest::card(card, &mut files)?))
+            Ok(New::Card(guest::card(card, &host.taps, &mut files)?))
         };
         let opened = open();
         match opened {

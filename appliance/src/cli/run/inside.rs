@@ -58,8 +58,8 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     let filters = Filters::new().context("Compiling the filters of system calls")?;
     let Some((prepare, mut files)) = line.hear()? else { return Ok(None) };
     let Tell::Prepare(prepare) = prepare else { anyhow::bail!("The keeper began with something else") };
-    super::super::log_to_stderr(prepare.verbose, false);
-    let Prepare { user, held, memlock, boot, disks, vsock, .. } = *prepare;
+    super::super::log_to_stderr(prepare.verbose, false, false);
+    let Prepare { user, held, memlock, boot, disks, vsock, spec, .. } = *prepare;
     let _held = held.map(|held| files.take(held)).transpose()?;
     walls.enter(user, memlock).context("Locking the guest's process up")?;
     let lacks = walls.lacks.to_string();
@@ -76,10 +76,14 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     if looked_at {
         line.tell(&Say::Prepared(problems))?;
     }
+    let machine = match spec {
+        Some(spec) => Making::Made(begun.and_then(|begun| Machine::new(spec, begun))?),
+        None => Making::Begun(begun),
+    };
     let Some((start, more)) = line.hear()? else { return Ok(None) };
     let Tell::Start(start) = start else { anyhow::bail!("The keeper went on with something else") };
     let devices = (boot, disks, vsock, files);
-    machine(*start, more, begun, heard, line, devices).map(Some)
+    run_machine(*start, more, machine, heard, line, devices).map(Some)
 }
 
 /// Opens the disks' images. What is wrong with which, too.
@@ -114,16 +118,28 @@ fn guard(kind: Kind) {
 
 type Opened = (parts::Boot, Vec<VirtioSlot>, Option<parts::VsockPart>, Files);
 
-fn machine(
+/// How far the machine is when the keeper has all.
+enum Making {
+    /// It was known what to make.
+    Made(Machine),
+    /// It depends on what the host gave.
+    Begun(Result<Begun, Error>),
+}
+
+fn run_machine(
     start: Start,
     mut files: Files,
-    begun: Result<Begun, Error>,
+    machine: Making,
     heard: Heard,
     line: &Arc<Line>,
     (boot, disks, vsock, mut prepared): Opened,
 ) -> anyhow::Result<Ended> {
     let Start { spec, functions, cards, rng, console: device, terminal, log } = start;
-    let mut machine = begun.and_then(|begun| Machine::new(spec, begun))?;
+    let mut machine = match (machine, spec) {
+        (Making::Made(machine), _) => machine,
+        (Making::Begun(begun), Some(spec)) => begun.and_then(|begun| Machine::new(spec, begun))?,
+        (Making::Begun(_), None) => anyhow::bail!("The keeper did not say what to make"),
+    };
     let asked = Arc::clone(line);
     machine.control(move || asked.listen());
     terminal::heed_signals(&mut machine, heard);

@@ -18,7 +18,7 @@ use super::super::terminal::{self, Heard, Raw};
 use super::Arguments;
 use super::hotplug::Devices;
 use super::told::{Ended, Log, Prepare, Say, Start, Tell, unchain};
-use crate::apply::Applied;
+use crate::apply::{Applied, Taps};
 use crate::config::Vm;
 use crate::control::{LogFiles, Place, Served};
 use crate::guest::{self, BootFiles};
@@ -65,10 +65,12 @@ impl<'a> Keeper<'a> {
         Self { arguments, machine, vm, place, served }
     }
 
-    /// Has the machine locked up with what it starts from. What is wrong with which disk, by its place.
+    /// Has the machine locked up with what it starts from, and made meanwhile where it is known what it is. What is wrong with
+    /// which disk, by its place.
     pub(super) fn prepare(
         &mut self,
         files: BootFiles,
+        spec: Option<VmSpec>,
         user: Option<User>,
         verbose: u8,
     ) -> anyhow::Result<Vec<(usize, Vec<String>)>> {
@@ -79,7 +81,7 @@ impl<'a> Keeper<'a> {
         let wire = self.machine.wire()?;
         set_socket_timeout(wire, Timeout::Send, Some(PATIENCE))?;
         set_socket_timeout(wire, Timeout::Recv, Some(PATIENCE))?;
-        let prepare = Prepare { verbose, user, held, memlock, boot, disks, vsock };
+        let prepare = Prepare { verbose, user, held, memlock, boot, disks, vsock, spec };
         let sent = wire.send(&Tell::Prepare(Box::new(prepare)), files);
         // One that is gone has said why, and that is heard later.
         if sent.is_err() || !to_hear {
@@ -94,12 +96,19 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Hands over the rest, and serves the machine until it has ended. Its process is gone then.
-    pub(super) fn run(mut self, spec: VmSpec, applied: &Applied, devices: Devices) -> anyhow::Result<Seen> {
+    /// Hands over the rest, does what can wait, and serves the machine until it has ended. Its process is gone then.
+    pub(super) fn run(
+        mut self,
+        spec: Option<VmSpec>,
+        applied: &Applied,
+        taps: &Taps,
+        devices: Devices,
+        then: impl FnOnce(),
+    ) -> anyhow::Result<Seen> {
         let heard = terminal::hear().context("Setting the console up")?;
         let mut files = Files::default();
         let functions = guest::functions(self.vm, applied, &mut files)?;
-        let cards = applied.cards.iter().map(|card| guest::card(card, &mut files));
+        let cards = applied.cards.iter().map(|card| guest::card(card, taps, &mut files));
         let cards = cards.collect::<anyhow::Result<_>>()?;
         let (log, logged) = self.open_log(&mut files)?.unzip();
         let raw =
@@ -111,6 +120,7 @@ impl<'a> Keeper<'a> {
         if let Err(error) = self.machine.wire()?.send(&Tell::Start(Box::new(start)), files) {
             tracing::debug!("Handing over to the guest's process: {error}");
         }
+        then();
         let seen = self.serve(heard, logged.as_ref(), &Arc::new(devices));
         drop(raw);
         seen

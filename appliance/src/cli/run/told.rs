@@ -37,11 +37,14 @@ pub(super) struct Prepare {
     pub(super) boot: Boot,
     pub(super) disks: Vec<Disk>,
     pub(super) vsock: Option<VsockPart>,
+    /// What to build meanwhile, where that does not depend on what the host is going to give.
+    pub(super) spec: Option<VmSpec>,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Start {
-    pub(super) spec: VmSpec,
+    /// What to build, where that was not said before.
+    pub(super) spec: Option<VmSpec>,
     pub(super) functions: Option<Functions>,
     pub(super) cards: Vec<CardPart>,
     pub(super) rng: bool,

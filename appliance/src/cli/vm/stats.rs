@@ -10,6 +10,7 @@ use vmm::control::{Message, Request, Statistics};
 use super::{Guest, print, size};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::control::host_interrupts;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -35,18 +36,6 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
         text(&statistics)
     });
     Ok(Exit::Success)
-}
-
-/// How often a function that is given through VFIO has interrupted, on all of the host's processors: lines of
-/// /proc/interrupts that end in `vfio-msix[0](0000:65:10.2)`.
-fn host_interrupts(table: &str, address: &str) -> u64 {
-    let name = format!("({address})");
-    let of = |line: &str| -> u64 {
-        let numbers = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
-        numbers.fold(0, u64::saturating_add)
-    };
-    let ours = table.lines().filter(|line| line.contains("vfio") && line.trim_end().ends_with(&name));
-    ours.map(of).fold(0, u64::saturating_add)
 }
 
 /// What a person looks for first; counters that have counted nothing are left out.
@@ -88,16 +77,6 @@ mod tests {
     use vmm::control::Device;
 
     use super::*;
-
-    #[test]
-    fn interrupts_of_a_function_are_added_up() {
-        let table = "           CPU0       CPU1\n  24:          3          4   PCI-MSI 524288-edge      vfio-msix[0](0000:01:10.0)\n  \
-                     25:          0         10   PCI-MSI 524289-edge      vfio-msix[1](0000:01:10.0)\n  26:   9   9  PCI-MSI  eth0\n  \
-                     27:   5   0   PCI-MSI 1-edge      vfio-msix[0](0000:01:10.1)\n";
-        assert_eq!(host_interrupts(table, "0000:01:10.0"), 17);
-        assert_eq!(host_interrupts(table, "0000:01:10.1"), 5);
-        assert_eq!(host_interrupts(table, "0000:02:00.0"), 0);
-    }
 
     #[test]
     fn what_nobody_counts_is_no_number() {

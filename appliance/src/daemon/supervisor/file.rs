@@ -1,6 +1,7 @@
 //! The file: what of it holds, and reading it anew.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::super::applied;
 use super::super::change::{self, Change};
@@ -41,6 +42,7 @@ impl Supervisor {
         }
         let before: BTreeSet<String> = self.applied.vms.keys().cloned().collect();
         self.applied = applied;
+        self.shown.send_replace(Arc::new(self.applied.clone()));
         for (name, vm) in self.applied.vms.clone() {
             let guest = self.guests.entry(name.clone()).or_insert_with(|| Guest::new(None));
             let fresh = guest.vm.is_none();

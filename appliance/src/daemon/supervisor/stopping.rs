@@ -103,7 +103,7 @@ impl Supervisor {
 }
 
 /// How long a guest may take to shut down.
-pub(super) fn stop_timeout(vm: Option<&Vm>) -> Duration {
+pub(crate) fn stop_timeout(vm: Option<&Vm>) -> Duration {
     Duration::from_secs(vm.and_then(|vm| vm.stop_timeout).unwrap_or(STOP).0.into())
 }
 

@@ -260,6 +260,7 @@ impl Box {
         self.records.push(Record {
             id: u64::try_from(self.records.len()).unwrap() + 1,
             user: 0,
+            by: None,
             started: 0,
             boot: String::new(),
             title: String::new(),
