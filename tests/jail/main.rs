@@ -232,28 +232,38 @@ fn main() -> ExitCode {
         eprintln!("skipped: only root can lock a process up whole");
         return ExitCode::from(u8::from(std::env::var("REQUIRE").is_ok_and(|all| all.contains("jail"))));
     }
-    let mut failures = Vec::new();
+    let (mut passed, mut failed) = (0, 0);
+    // As the standard library's harness says it, for whoever counts.
+    let mut tell = |what: String, wrong: Option<String>| {
+        println!("test {what} ... {}", if wrong.is_some() { "FAILED" } else { "ok" });
+        match wrong {
+            Some(wrong) => {
+                eprintln!("{what}: {wrong}");
+                failed += 1;
+            }
+            None => passed += 1,
+        }
+    };
     let victim = Victim { pid: std::process::id().cast_signed(), secret: Box::new(42) };
     for attempt in FORBIDDEN.iter().chain(FILTERED) {
-        if let Err(error) = outside(attempt, &victim) {
-            failures.push(error.to_string());
-        }
+        let done = outside(attempt, &victim);
+        tell(format!("outside: {}", attempt.0), done.err().map(|error| error.to_string()));
     }
     for filtered in [false, true] {
         match locked(filtered) {
             Ok((lacks, tried)) => {
-                println!("lacks: {lacks}");
+                println!("This host does not give: {}", if lacks.is_empty() { "nothing" } else { &lacks });
                 for (thread, what, errno) in tried {
-                    println!("{thread}: {what}: {}", io::Error::from_raw_os_error(errno));
+                    let error = io::Error::from_raw_os_error(errno);
                     // Any other one says that the attempt was wrong, and nothing of the jail.
-                    if !NO.contains(&errno) {
-                        failures.push(format!("{thread}: {what}: errno {errno}"));
-                    }
+                    let wrong = (!NO.contains(&errno)).then(|| format!("errno {errno}"));
+                    tell(format!("{thread}: {what} ({error})"), wrong);
                 }
             }
-            Err(error) => failures.push(error.to_string()),
+            Err(error) => tell("the locked process".to_owned(), Some(error.to_string())),
         }
     }
-    failures.iter().for_each(|failure| eprintln!("FAILED {failure}"));
-    ExitCode::from(u8::from(!failures.is_empty()))
+    let outcome = if failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {outcome}. {passed} passed; {failed} failed; 0 ignored");
+    ExitCode::from(u8::from(failed > 0))
 }

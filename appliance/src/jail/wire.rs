@@ -164,9 +164,8 @@ impl Wire {
             let mut beside = RecvAncillaryBuffer::new(&mut space);
             let mut into = [IoSliceMut::new(&mut piece)];
             match recvmsg(&self.0, &mut into, &mut beside, RecvFlags::CMSG_CLOEXEC) {
-                Err(Errno::INTR) => {}
-                // Killed with something unread.
-                Err(Errno::CONNRESET) => break 0,
+                // The other end is gone and has not read all; what it had said before comes after this, and then the end.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
                 // What came beside it found no room here.
                 Ok(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
@@ -225,6 +224,16 @@ mod tests {
             assert_eq!(bytes, [number]);
             assert!(files.take(place).is_err(), "once");
         }
+    }
+
+    #[test]
+    fn last_words_are_heard_also_from_one_that_did_not_listen() {
+        let (one, other) = Wire::pair().unwrap();
+        one.send(&1, Files::default()).unwrap();
+        other.send(&2, Files::default()).unwrap();
+        drop(other);
+        assert_eq!(one.receive::<u8>().unwrap().map(|(said, _)| said), Some(2));
+        assert!(one.receive::<u8>().unwrap().is_none());
     }
 
     #[test]

@@ -105,6 +105,14 @@ pub(super) const SUITES: [Suite; 18] = [
         run: cargo::kvm,
     },
     Suite {
+        name: "jail",
+        what: "a guest's machine tries what is forbidden, on each kind of its threads",
+        test_target: Some("jail"),
+        gates: true,
+        boxed: false,
+        run: cargo::jail,
+    },
+    Suite {
         name: "daemon",
         what: "the daemon with small guests on this machine's /dev/kvm: it is killed, and they are",
         test_target: Some("daemon"),

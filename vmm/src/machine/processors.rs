@@ -93,7 +93,7 @@ pub(super) struct Making {
     vm: Receiver<Arc<Vm>>,
     made: Receiver<Result<Processors, Error>>,
     width: Receiver<u8>,
-    order: Sender<Order>,
+    order: Sender<(Order, Option<libc::cpu_set_t>)>,
 }
 
 impl Making {
@@ -130,11 +130,8 @@ impl Making {
 
     /// Has the vCPUs made.
     pub(super) fn make(self, order: Order) -> Made {
-        if let Some(all) = &self.everywhere {
-            let _ = place(&self.thread, all);
-        }
         // A thread that has ended early says why when it is finished.
-        let _ = self.order.send(order);
+        let _ = self.order.send((order, self.everywhere));
         Made { thread: Some(self.thread), width: self.width, made: self.made }
     }
 }
@@ -194,14 +191,23 @@ fn keep_apart(thread: &JoinHandle<()>) -> Option<libc::cpu_set_t> {
         libc::CPU_CLR(here, &mut others);
         libc::CPU_COUNT(&others)
     };
-    (left > 0 && place(thread, &others).is_ok()).then_some(all)
+    // SAFETY: the thread was not joined, so its handle is valid.
+    (left > 0 && unsafe { place(thread.as_pthread_t(), &others) }.is_ok()).then_some(all)
+}
+
+/// Where the calling thread may run.
+fn place_here(processors: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: the handle is that of this thread.
+    unsafe { place(libc::pthread_self(), processors) }
 }
 
 /// Where a thread may run.
-fn place(thread: &JoinHandle<()>, processors: &libc::cpu_set_t) -> io::Result<()> {
-    // SAFETY: the thread was not joined, so its handle is valid; the set lives through the call.
-    match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of_val(processors), processors) }
-    {
+///
+/// # Safety
+/// The handle is that of a thread that was neither joined nor detached.
+unsafe fn place(thread: libc::pthread_t, processors: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: the caller answers for the handle; the set lives through the call.
+    match unsafe { libc::pthread_setaffinity_np(thread, size_of_val(processors), processors) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
@@ -227,13 +233,17 @@ impl First {
 fn make(
     vm_is: &Sender<Arc<Vm>>,
     width: &Sender<u8>,
-    order: &Receiver<Order>,
+    order: &Receiver<(Order, Option<libc::cpu_set_t>)>,
 ) -> Result<Option<(Processors, First)>, Error> {
     let vm = Arc::new(Vm::new()?);
     let _ = vm_is.send(Arc::clone(&vm));
     let supported = Supported::ask(vm.kvm())?;
     let _ = width.send(supported.physical_address_bits());
-    let Ok(order) = order.recv() else { return Ok(None) };
+    let Ok((order, everywhere)) = order.recv() else { return Ok(None) };
+    // By itself: its owner may be another user by now, who may not place this one.
+    if let Some(all) = &everywhere {
+        let _ = place_here(all);
+    }
     threads::begins(Kind::Vcpu);
     let template = Template::new(supported, order.cpus)?;
     let mut made = Processors::default();

@@ -28,6 +28,8 @@ struct Jail {
     filters: Filters,
     /// The thread that was there before has followed.
     followed: AtomicBool,
+    /// Where what fails is told.
+    line: Arc<Line>,
 }
 
 static JAIL: OnceLock<Jail> = OnceLock::new();
@@ -35,7 +37,7 @@ static JAIL: OnceLock<Jail> = OnceLock::new();
 /// Is the machine's process until its end.
 pub(in crate::cli) fn main(wire: Wire, lacks: Lacks) -> ! {
     early::say_who();
-    let line = Arc::new(Line(Mutex::new(wire)));
+    let line = Arc::new(Line { wire, speaks: Mutex::default(), listens: Mutex::default() });
     let told = match run(&line, lacks) {
         Ok(Some(ended)) => line.tell(&Say::Ended(ended)),
         Ok(None) => Ok(()),
@@ -66,7 +68,12 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     if !lacks.is_empty() {
         tracing::info!("The guest's process is locked up, but for what this host does not give it: {lacks}");
     }
-    let jail = JAIL.get_or_init(|| Jail { walls, filters, followed: AtomicBool::new(false) });
+    let jail = JAIL.get_or_init(|| Jail {
+        walls,
+        filters,
+        followed: AtomicBool::new(false),
+        line: Arc::clone(line),
+    });
     threads::guard(guard);
     let filtered = jail.filters.refuse().and_then(|()| jail.filters.enter(Kind::Control));
     filtered.context("Filtering the system calls of the guest's process")?;
@@ -111,7 +118,8 @@ fn guard(kind: Kind) {
         Kind::Queue | Kind::Prefault => jail.filters.enter(kind),
     };
     if let Err(error) = entered {
-        eprintln!("error: Locking a thread of the guest's process up: {error}");
+        let why = vec!["Locking a thread of the guest's process up".to_owned(), error.to_string()];
+        let _ = jail.line.tell(&Say::Ended(Ended::Fault(why)));
         std::process::exit(3);
     }
 }
@@ -189,23 +197,30 @@ fn open_log(log: Log, files: &mut Files) -> io::Result<Box<dyn io::Write + Send>
 }
 
 /// The way to the keeper: one question at a time.
-struct Line(Mutex<Wire>);
+struct Line {
+    wire: Wire,
+    /// Held by who says something.
+    speaks: Mutex<()>,
+    /// Held by who waits for an answer.
+    listens: Mutex<()>,
+}
 
 impl Line {
     fn tell(&self, what: &Say) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).send(what, Files::default())
+        let _speaks = self.speaks.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wire.send(what, Files::default())
     }
 
     /// What comes unasked, at the start.
     fn hear(&self) -> anyhow::Result<Option<(Tell, Files)>> {
-        let wire = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        wire.receive().context("Hearing what the guest's machine is to be")
+        let _listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wire.receive().context("Hearing what the guest's machine is to be")
     }
 
     fn ask(&self, what: &Say) -> io::Result<(Tell, Files)> {
-        let wire = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        wire.send(what, Files::default())?;
-        wire.receive()?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        let _listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tell(what)?;
+        self.wire.receive()?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn listen(&self) -> io::Result<OwnedFd> {
