@@ -8,9 +8,8 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use throughway::jail::filter::Filters;
 use throughway::jail::walls::Walls;
-use throughway::jail::{Files, Machine, Split, User, Wire, split, trap};
+use throughway::jail::{Files, Machine, Split, User, Wire, filter, split, trap};
 use vmm::threads::Kind;
 
 /// The numbers of calls that have many arguments are as the kernel takes them: `-1` is an error, with errno.
@@ -120,46 +119,43 @@ fn attempt(thread: &str, attempts: &[Attempt], victim: &Victim) -> Vec<Result> {
 /// In the locked process.
 fn inside(wire: &Wire, walls: Walls, filtered: bool, victim: Victim) -> io::Result<()> {
     let mut walls = walls;
-    let (begin, begun) = std::sync::mpsc::channel::<Arc<(Walls, Filters, Victim)>>();
+    let (begin, begun) = std::sync::mpsc::channel::<Arc<(Walls, Victim)>>();
     // There before the walls, as the one that makes the VM.
     let earlier = std::thread::spawn(move || -> io::Result<Vec<Result>> {
         let all = begun.recv().map_err(io::Error::other)?;
         all.0.follow()?;
         if filtered {
-            all.1.refuse()?;
-            all.1.enter(Kind::Vcpu)?;
-            let mut tried = attempt("vcpu", FILTERED, &all.2);
-            tried.extend(attempt("vcpu", FORBIDDEN, &all.2));
+            filter::enter(Kind::Vcpu)?;
+            let mut tried = attempt("vcpu", FILTERED, &all.1);
+            tried.extend(attempt("vcpu", FORBIDDEN, &all.1));
             return Ok(tried);
         }
-        Ok(attempt("vcpu, walls alone", FORBIDDEN, &all.2))
+        Ok(attempt("vcpu, walls alone", FORBIDDEN, &all.1))
     });
     walls.apart();
-    let filters = Filters::new()?;
     let Some((number, mut files)) = wire.receive::<(u32, throughway::jail::Place)>()? else { return Ok(()) };
     let _held = files.take(number.1)?;
     walls.enter(Some(number.0), None)?;
     let lacks = walls.lacks.to_string();
-    let all = Arc::new((walls, filters, victim));
+    let all = Arc::new((walls, victim));
     let mut tried = Vec::new();
     if filtered {
-        all.1.refuse()?;
-        all.1.enter(Kind::Control)?;
-        tried.extend(attempt("control", FORBIDDEN, &all.2));
-        tried.extend(attempt("control", FILTERED, &all.2));
+        filter::enter(Kind::Control)?;
+        tried.extend(attempt("control", FORBIDDEN, &all.1));
+        tried.extend(attempt("control", FILTERED, &all.1));
         for (name, kind) in [("queue", Kind::Queue), ("hotplug", Kind::Hotplug), ("prefault", Kind::Prefault)]
         {
             let all = Arc::clone(&all);
             let thread = std::thread::spawn(move || -> io::Result<Vec<Result>> {
-                all.1.enter(kind)?;
-                let mut tried = attempt(name, FILTERED, &all.2);
-                tried.extend(attempt(name, FORBIDDEN, &all.2));
+                filter::enter(kind)?;
+                let mut tried = attempt(name, FILTERED, &all.1);
+                tried.extend(attempt(name, FORBIDDEN, &all.1));
                 Ok(tried)
             });
             tried.extend(thread.join().map_err(|_| io::Error::other("a thread fell over"))??);
         }
     } else {
-        tried.extend(attempt("control, walls alone", FORBIDDEN, &all.2));
+        tried.extend(attempt("control, walls alone", FORBIDDEN, &all.1));
     }
     begin.send(all).map_err(io::Error::other)?;
     tried.extend(earlier.join().map_err(|_| io::Error::other("a thread fell over"))??);

@@ -24,3 +24,4 @@ pub use launch::{Launch, LaunchError, Launched, usual_logs};
 pub use log::{LogFiles, RotatingLog};
 pub use notes::{Ending, Notes, Start, name_of};
 pub use place::{Place, RunDir, Served};
+pub use scope::Limits;

@@ -16,6 +16,7 @@
 pub mod filter;
 pub mod split;
 pub mod trap;
+mod tree;
 pub mod user;
 pub mod walls;
 pub mod wire;

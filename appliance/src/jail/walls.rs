@@ -61,7 +61,7 @@ pub struct Walls {
 }
 
 impl Walls {
-    /// Before there are threads: a user's process gets what only root may do otherwise, in a user namespace.
+    /// Before there are threads: no capability comes back once it is gone; a user's process gets what only root may do otherwise, in a user namespace.
     pub fn begin(mut lacks: Lacks) -> Self {
         let mut users = false;
         if !rustix::process::geteuid().is_root() {
@@ -70,6 +70,7 @@ impl Walls {
                 Err(error) => lacks.note("a user namespace", &error),
             }
         }
+        drop_bounding();
         Self { lacks, user: None, apart: false, users, first: None }
     }
 
@@ -136,7 +137,6 @@ impl Walls {
     }
 
     fn lock_thread(&self) -> io::Result<RulesetStatus> {
-        drop_bounding();
         if let Some(user) = self.user {
             set_thread_groups(&[])?;
             let (group, user) = (Gid::from_raw(user), Uid::from_raw(user));
@@ -152,7 +152,7 @@ impl Walls {
     }
 }
 
-/// No more than the process has can ever be had again. Without the right to drop them there are none to be had: no_new_privs.
+/// No more than the process has can ever be had again, by no thread that begins later. Without the right to drop them there are none to be had: no_new_privs.
 fn drop_bounding() {
     for capability in CapabilitySet::all().iter() {
         let _ = rustix::thread::remove_capability_from_bounding_set(capability);

@@ -28,17 +28,23 @@ pub fn overhead(pid: u32, ram: u64) -> Result<Overhead> {
 
 /// A process, its children, and theirs.
 fn family(first: u32) -> Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in Path::new("/proc").read_dir().context("Reading /proc")? {
+        let entry = entry.context("Reading /proc")?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Others come and go. Behind the name, which may have any byte: the state, and who started it (proc_pid_stat(5)).
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.extend(parent.map(|parent| (parent, pid)));
+    }
     let (mut all, mut next) = (vec![first], 0);
-    while let Some(pid) = all.get(next) {
-        let tasks = Path::new("/proc").join(pid.to_string()).join("task");
-        let threads = tasks.read_dir().with_context(|| format!("Reading {}", tasks.display()))?;
-        for thread in threads {
-            let path =
-                thread.with_context(|| format!("Reading {}", tasks.display()))?.path().join("children");
-            let text =
-                std::fs::read_to_string(&path).with_context(|| format!("Reading {}", path.display()))?;
-            all.extend(text.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
+    while let Some(of) = all.get(next).copied() {
+        let children = parents.iter().filter(|(parent, _)| *parent == of).map(|(_, pid)| *pid);
+        let fresh: Vec<u32> = children.filter(|pid| !all.contains(pid)).collect();
+        all.extend(fresh);
         next += 1;
     }
     Ok(all)

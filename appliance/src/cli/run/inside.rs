@@ -18,14 +18,12 @@ use super::super::terminal::{self, Heard};
 use super::told::{Ended, Log, Prepare, Say, Start, Tell, chain};
 use crate::control::RotatingLog;
 use crate::guest::parts;
-use crate::jail::filter::Filters;
 use crate::jail::walls::Walls;
-use crate::jail::{Files, Lacks, Wire, trap};
+use crate::jail::{Files, Lacks, Wire, filter, trap};
 
 /// Around all threads of this process.
 struct Jail {
     walls: Walls,
-    filters: Filters,
     /// The thread that was there before has followed.
     followed: AtomicBool,
     /// Where what fails is told.
@@ -57,7 +55,6 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     early::pages_ahead();
     vmm::own::keep(walls.has_users()).context("Opening what the kernel says of this process")?;
     walls.apart();
-    let filters = Filters::new().context("Compiling the filters of system calls")?;
     let Some((prepare, mut files)) = line.hear()? else { return Ok(None) };
     let Tell::Prepare(prepare) = prepare else { anyhow::bail!("The keeper began with something else") };
     super::super::log_to_stderr(prepare.verbose, false, false);
@@ -68,15 +65,12 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     if !lacks.is_empty() {
         tracing::info!("The guest's process is locked up, but for what this host does not give it: {lacks}");
     }
-    let jail = JAIL.get_or_init(|| Jail {
-        walls,
-        filters,
-        followed: AtomicBool::new(false),
-        line: Arc::clone(line),
-    });
+    JAIL.get_or_init(|| Jail { walls, followed: AtomicBool::new(false), line: Arc::clone(line) });
     threads::guard(guard);
-    let filtered = jail.filters.refuse().and_then(|()| jail.filters.enter(Kind::Control));
-    filtered.context("Filtering the system calls of the guest's process")?;
+    if let Ok(begun) = &begun {
+        begun.guard();
+    }
+    filter::enter(Kind::Control).context("Filtering the system calls of the guest's process")?;
 
     let looked_at = !disks.is_empty();
     let (disks, problems) = look_at(disks, &mut files);
@@ -111,11 +105,9 @@ fn guard(kind: Kind) {
     let entered = match kind {
         // The first was there before the walls; the others are its children.
         Kind::Vcpu if jail.followed.swap(true, Ordering::AcqRel) => Ok(()),
-        Kind::Vcpu => {
-            jail.walls.follow().and_then(|()| jail.filters.refuse()).and_then(|()| jail.filters.enter(kind))
-        }
+        Kind::Vcpu => jail.walls.follow().and_then(|()| filter::enter(kind)),
         Kind::Control | Kind::Hotplug => Ok(()),
-        Kind::Queue | Kind::Prefault => jail.filters.enter(kind),
+        Kind::Queue | Kind::Prefault => filter::enter(kind),
     };
     if let Err(error) = entered {
         let why = vec!["Locking a thread of the guest's process up".to_owned(), error.to_string()];

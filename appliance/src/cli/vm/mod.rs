@@ -113,6 +113,7 @@ impl ChangeMedium {
     fn ask(&self) -> Result<Exit, Failure> {
         let path = self.image.as_deref().map(std::path::absolute).transpose().context("Resolving the image");
         let path = path.map_err(Failure::Refused)?;
+        let mut client = self.guest.connect()?;
         // The guest's process opens nothing; what it is given has our rights, and our lock.
         let rules = Rules::new(Access::Read);
         let opened = path.as_deref().map(|path| Chain::open(path, Format::Raw, &rules)).transpose();
@@ -121,7 +122,7 @@ impl ChangeMedium {
         let opened = opened.map_err(unchanged)?;
         let file = opened.as_ref().and_then(|chain| chain.layers().first()).map(|layer| layer.file.as_fd());
         let request = Request::Medium { disk: self.disk.clone(), path, force: self.force };
-        self.guest.connect()?.ask_with(&request, file)?;
+        client.ask_with(&request, file)?;
         Ok(Exit::Success)
     }
 }
