@@ -15,7 +15,9 @@ const STACK: usize = 32 << 10;
 /// Where a guest is going to run, makes the process of its machine before the arguments are made out: it begins the VM, and both
 /// take about as long. In that process this does not return.
 pub(super) fn begin() -> Option<io::Result<Machine>> {
-    (std::env::args_os().nth(1)? == "run").then(|| {
+    // The command; options that go before it have no values.
+    let command = std::env::args_os().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-"))?;
+    (command == "run").then(|| {
         let machine = begin_machine();
         one_heap();
         pages_ahead();

@@ -211,10 +211,14 @@ fn log_to_stderr(verbose: u8, service: bool, keep: bool) {
     });
     let registry = tracing_subscriber::registry().with(filter).with(recent);
     // The journal has the time itself, and takes how grave a line is from its first word (sd-daemon(3)).
-    if service && std::env::var_os("JOURNAL_STREAM").is_some() {
-        registry.with(log.with_ansi(false).event_format(journal::Line)).init();
+    let set = if service && std::env::var_os("JOURNAL_STREAM").is_some() {
+        registry.with(log.with_ansi(false).event_format(journal::Line)).try_init()
     } else {
-        registry.with(log.with_ansi(std::io::stderr().is_terminal()).compact()).init();
+        registry.with(log.with_ansi(std::io::stderr().is_terminal()).compact()).try_init()
+    };
+    if let Err(error) = set {
+        // A process that became two after its arguments were made out: it has the log of the one before.
+        tracing::debug!("{error}");
     }
 }
 
