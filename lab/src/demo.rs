@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -11,7 +11,7 @@ use crate::kernel::Flavour;
 use crate::machine::{Event, Machine};
 use crate::scenario::Scenario;
 use crate::session::Lab;
-use crate::{fresh, relay, tap};
+use crate::{admin, fresh, relay, tap};
 
 /// How long the demonstration may take, boot included.
 const WHOLE: Duration = Duration::from_secs(600);
@@ -25,6 +25,8 @@ pub struct Options {
     pub binary: Option<PathBuf>,
     /// End after the picture instead of handing over the guest's console.
     pub exit: bool,
+    /// The port of this machine's loopback at which the box's admin interface is, a free one when none.
+    pub port: Option<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -43,14 +45,19 @@ impl Seen {
         } else if line.starts_with("##end demo ") {
             self.ended = true;
         } else if let Some(check) = tap::parse(line) {
-            let mark = if check.passed { "\u{1b}[32mok\u{1b}[0m    " } else { "\u{1b}[31mnot ok\u{1b}[0m" };
-            let why = check.why.map(|why| format!(" ({why})")).unwrap_or_default();
-            anstream::eprintln!("  {mark} {}{why}", check.text);
-            if check.passed {
-                self.passed = self.passed.saturating_add(1);
-            } else {
-                self.failed = self.failed.saturating_add(1);
-            }
+            self.check(check);
+        }
+    }
+
+    /// Shows one check, and counts it.
+    fn check(&mut self, check: tap::Check) {
+        let mark = if check.passed { "\u{1b}[32mok\u{1b}[0m    " } else { "\u{1b}[31mnot ok\u{1b}[0m" };
+        let why = check.why.map(|why| format!(" ({why})")).unwrap_or_default();
+        anstream::eprintln!("  {mark} {}{why}", check.text);
+        if check.passed {
+            self.passed = self.passed.saturating_add(1);
+        } else {
+            self.failed = self.failed.saturating_add(1);
         }
     }
 
@@ -59,8 +66,9 @@ impl Seen {
     }
 
     /// Whether the picture has all it shows, and nothing failed.
-    fn is_whole(&self) -> bool {
-        self.failed == 0 && SHOWN.iter().all(|name| self.facts.contains_key(*name))
+    fn is_whole(&self, kernel: Flavour) -> bool {
+        let admin: &[&str] = if kernel == Flavour::Debian { &ADMIN } else { &[] };
+        self.failed == 0 && SHOWN.iter().chain(admin).all(|name| self.facts.contains_key(*name))
     }
 }
 
@@ -79,6 +87,9 @@ const SHOWN: [&str; 12] = [
     "in",
     "interrupts",
 ];
+
+/// Those of the admin interface. The iommufd kernel is small, and has not what the daemon wants (inotify).
+const ADMIN: [&str; 2] = ["code", "fingerprint"];
 
 /// Runs the demonstration; returns whether every step was seen to work.
 pub fn run(options: &Options) -> Result<bool> {
@@ -101,21 +112,42 @@ pub fn run(options: &Options) -> Result<bool> {
         options.kernel.name(),
         log.display()
     );
-    let mut machine = Machine::boot(lab.sysroot(), lab.spec(&run), &log)?;
+    let port = options.port.map_or_else(admin::free_port, Ok)?;
+    let mut spec = lab.spec(&run);
+    spec.forward = Some((port, admin::INSIDE));
+    let mut machine = Machine::boot(lab.sysroot(), spec, &log)?;
     let mut seen = Seen::default();
+    follow(&machine, &mut seen, |seen| {
+        seen.ended || seen.facts.contains_key("stay") || seen.facts.contains_key("code")
+    })?;
+    if seen.facts.contains_key("code") {
+        seen.check(visit(port, &share.join("out/demo/certificate.der")));
+    }
     follow(&machine, &mut seen, |seen| seen.ended || seen.facts.contains_key("stay"))?;
     keep(&share.join("out/demo"), &output)?;
     if !seen.facts.contains_key("interrupts") {
         bail!("The demonstration did not come to its end; its log is {}", output.join("log").display());
     }
-    anstream::println!("{}", picture(&seen));
+    anstream::println!("{}", picture(&seen, port));
     if seen.facts.contains_key("stay") {
         anstream::eprintln!("The guest's console follows. `poweroff -f` ends the guest, Ctrl-A x the box.\n");
         relay::console(&mut machine)?;
-        return Ok(seen.is_whole());
+        return Ok(seen.is_whole(options.kernel));
     }
     anstream::println!("{} passed, {} failed", seen.passed, seen.failed);
-    Ok(seen.ended && seen.is_whole())
+    Ok(seen.ended && seen.is_whole(options.kernel))
+}
+
+/// Whether this machine comes to the box's admin interface, and to nobody else in its place.
+fn visit(port: u16, certificate: &Path) -> tap::Check {
+    let seen = fs::read(certificate)
+        .context("Reading the box's certificate")
+        .and_then(|bytes| admin::is_well(port, &bytes));
+    tap::Check {
+        passed: seen.is_ok(),
+        text: format!("its admin interface answers this machine, at https://localhost:{port}"),
+        why: seen.err().map(|error| format!("{error:#}")),
+    }
 }
 
 fn follow(machine: &Machine, seen: &mut Seen, until: impl Fn(&Seen) -> bool) -> Result<()> {
@@ -132,7 +164,7 @@ fn follow(machine: &Machine, seen: &mut Seen, until: impl Fn(&Seen) -> bool) -> 
 }
 
 /// Keeps what the box wrote: its share goes away with the run.
-fn keep(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+fn keep(from: &Path, to: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
     for entry in entries.filter_map(std::result::Result::ok).filter(|entry| entry.path().is_file()) {
         let name = entry.file_name();
@@ -142,7 +174,7 @@ fn keep(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
 }
 
 /// Draws what was seen.
-fn picture(seen: &Seen) -> String {
+fn picture(seen: &Seen, port: u16) -> String {
     let alone = if seen.fact("group-members") == "1" { "it alone" } else { "with others" };
     let host = [
         ("VF 0", format!("{}  vfio-pci", seen.fact("vf"))),
@@ -181,7 +213,24 @@ fn picture(seen: &Seen) -> String {
         "  (all of it in software emulation: the figures say that it works, not how fast it is)".to_owned(),
     );
     lines.push(String::new());
+    if seen.facts.contains_key("code") {
+        lines.push(format!("  The admin interface      https://localhost:{port}"));
+        lines.push(format!("  claimed with the code    {}", seen.fact("code")));
+        let mut name = "its certificate, SHA-256";
+        for half in halves(seen.fact("fingerprint")) {
+            lines.push(format!("  {name:<24} {half}"));
+            name = "";
+        }
+        lines.push(String::new());
+    }
     lines.join("\n")
+}
+
+/// A fingerprint's two lines.
+fn halves(fingerprint: &str) -> [&str; 2] {
+    fingerprint
+        .split_at_checked(fingerprint.len().div_ceil(2))
+        .map_or([fingerprint, ""], |(one, two)| [one, two])
 }
 
 #[cfg(test)]
@@ -197,18 +246,18 @@ mod tests {
         seen.take("##end demo 0");
         assert_eq!(seen.fact("vf"), "0000:01:10.0");
         assert_eq!((seen.passed, seen.failed, seen.ended), (1, 1, true));
-        assert!(!seen.is_whole());
+        assert!(!seen.is_whole(options.kernel));
     }
 
     #[test]
     fn a_demonstration_is_whole_with_every_fact_and_no_failure() {
         let mut seen = Seen::default();
         for name in SHOWN {
-            assert!(!seen.is_whole());
+            assert!(!seen.is_whole(options.kernel));
             seen.take(&format!("fact {name} 1"));
         }
-        assert!(seen.is_whole());
+        assert!(seen.is_whole(options.kernel));
         seen.take("not ok 1 - x");
-        assert!(!seen.is_whole());
+        assert!(!seen.is_whole(options.kernel));
     }
 }

@@ -12,6 +12,7 @@
 //! it and reads back their results.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod apt;
 pub mod bench;
 pub mod cache;

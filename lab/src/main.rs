@@ -59,6 +59,9 @@ enum Command {
         /// End after the picture, with status 0 only if every step was seen to work.
         #[arg(long)]
         exit: bool,
+        /// The port of this machine's loopback at which the admin interface is; a free one where it is not given.
+        #[arg(long)]
+        port: Option<u16>,
         /// The kernel of the box and its guest.
         #[arg(long, value_enum, default_value = "debian")]
         kernel: Flavour,
@@ -166,8 +169,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             anstream::println!("{}", built.vmlinux.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Demo { exit, kernel, bin } => {
-            let worked = demo::run(&demo::Options { kernel, binary: bin, exit })?;
+        Command::Demo { exit, port, kernel, bin } => {
+            let worked = demo::run(&demo::Options { kernel, binary: bin, exit, port })?;
             Ok(if worked { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Package => {

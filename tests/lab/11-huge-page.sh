@@ -1,7 +1,6 @@
 # proves: A page of 1 GiB is set aside by `apply`, all of a guest's memory is that page, and both are given back.
 # kernels: debian
 # boot: own
-# gates: no
 # timeout: 300
 . /share/box/lib.sh
 

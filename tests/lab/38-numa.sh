@@ -1,7 +1,6 @@
 # proves: On a box of two NUMA nodes a guest's memory is on the node of its device, or on the one that is named; where that has no room the guest is refused.
 # kernels: debian
 # box: two-nodes
-# gates: no
 # timeout: 300
 . /share/box/lib.sh
 

@@ -15,6 +15,8 @@ use crate::host::{Boot, Host, available, wait_until};
 
 const FILE: &str = "/etc/throughway/appliance.yaml";
 const DEB: &str = "/root/throughway.deb";
+/// What the program may be at most, in bytes.
+const LARGEST: u64 = 15 << 20;
 
 /// A guest that knows of its power button.
 const GUEST: &str = "version: 1
@@ -62,6 +64,8 @@ fn a_package_comes_with_its_daemon_leaves_guests_running_when_it_is_upgraded_and
     assert!(boot.run(&["throughway", "status"]).contains("The host is as change 1"));
     assert!(boot.run(&["man", "-w", "throughway-vm-start"]).ends_with("throughway-vm-start.8.gz"));
     boot.run(&["throughway", "check", FILE]);
+    let size: u64 = boot.run(&["stat", "--format", "%s", "/usr/bin/throughway"]).parse().unwrap();
+    assert!(size <= LARGEST, "the program has {size} bytes");
 
     host.write(FILE, GUEST);
     boot.run(&["systemctl", "reload", "throughway.service"]);
