@@ -39,7 +39,6 @@ impl Devices {
         let held = Held {
             given: by_name(applied),
             watched: applied.slots.iter().flat_map(|(_, functions)| functions).copied().collect(),
-            ..Held::default()
         };
         Self { file: file.to_owned(), folder, vm: vm.to_owned(), state, held: Mutex::new(held) }
     }
