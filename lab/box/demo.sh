@@ -22,8 +22,7 @@ throughway devices >"$LAB_OUT/devices" 2>&1
 
 log=$LAB_OUT/daemon
 said() { sed -n "s/.*$1//p" "$log" | head -n 1; }
-is_served() { [ -n "$(said 'good for an hour: ')" ]; }
-is_applied() { throughway status >/dev/null 2>&1; }
+is_ready() { [ -n "$(said 'good for an hour: ')" ] && [ -n "$(said 'SHA-256 ')" ] && grep -q 'Change 1 holds' "$log"; }
 # The box's file, with its admin interface on the one wire that leads out of the box, to the machine that runs it.
 admin() {
     link=$(ip -o link | sed -n 's/^[0-9]*: \([^:]*\):.*52:54:00:10:00:10.*/\1/p')
@@ -32,7 +31,7 @@ admin() {
     { cat "$file" && printf '\nmanagement:\n  listen: ["https://10.0.2.15:8443"]\n'; } >/etc/throughway/appliance.yaml
     file=/etc/throughway/appliance.yaml
     throughway daemon "$file" >"$log" 2>&1 3>&- &
-    retry 60 is_served && retry 60 is_applied
+    retry 60 is_ready
 }
 # Its kernel has inotify, which the daemon wants, or the guest is run without one.
 if [ -e /proc/sys/fs/inotify ]; then

@@ -129,7 +129,8 @@ impl Browser {
         self.until(&format!("{text:?} is to be read"), || self.text().contains(text));
     }
 
-    fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    /// Waits until this holds.
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds() {
             assert!(Instant::now() < deadline, "{what}: never. {}", self.text());
@@ -149,7 +150,7 @@ impl Browser {
         found.unwrap()
     }
 
-    fn is_there(&self, selector: &str) -> bool {
+    pub(crate) fn is_there(&self, selector: &str) -> bool {
         let wanted = json!({"using": "css selector", "value": selector});
         self.try_ask("POST", &format!("{}/element", self.session), &wanted).is_ok()
     }
@@ -186,6 +187,13 @@ impl Browser {
         let script = "const field = document.querySelector(arguments[0]); field.value = arguments[1]; \
                       field.dispatchEvent(new Event('input', {bubbles: true}));";
         self.of_session("POST", "/execute/sync", &json!({"script": script, "args": [selector, text]}));
+    }
+
+    /// What is to be read of the element.
+    pub(crate) fn text_of(&self, selector: &str) -> String {
+        let element = self.find(selector);
+        let text = self.of_session("GET", &format!("/element/{element}/text"), &json!({}));
+        text.as_str().unwrap_or_default().to_owned()
     }
 
     pub(crate) fn value(&self, selector: &str) -> String {

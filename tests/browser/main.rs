@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "shared with the suite daemon, which does more with it")]
 #[path = "../daemon/appliance.rs"]
 mod appliance;
+mod demo;
 mod driver;
 #[allow(dead_code, reason = "shared with the suite kvm, which has other guests")]
 #[path = "../kvm/image.rs"]
