@@ -98,7 +98,12 @@ impl Client {
         stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|error| failed(error.into()))?;
         // Before it has said anything: a number that it has given back would be another's, and then nothing is said.
-        let process = open_process(peer.pid).map_err(failed)?;
+        let process = match open_process(peer.pid) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                return Err(without_keeper(place, vm, &stream));
+            }
+            process => process.map_err(failed)?,
+        };
         let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
         let mut client = Self { vm: vm.to_owned(), stream: BufReader::new(stream), process, pid };
         match client.hear()? {
@@ -277,6 +282,20 @@ fn may_control(guest: Uid) -> bool {
 
 fn open_process(pid: Pid) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// The keeper is gone, and the kernel is ending the machine, which still had the socket. Why there is no connection, in a moment.
+fn without_keeper(place: &Place, vm: &str, stream: &UnixStream) -> ClientError {
+    // Until its end, or as long as an answer may take.
+    let _ = io::copy(&mut stream.take(LONGEST_ANSWER), &mut io::sink());
+    // Of the machine's files the socket may be closed before the lock.
+    for _ in 0..50 {
+        match cannot_connect(place, vm, io::ErrorKind::ConnectionRefused.into()) {
+            ClientError::Between(_) => std::thread::sleep(Duration::from_millis(20)),
+            known => return known,
+        }
+    }
+    ClientError::Between(vm.to_owned())
 }
 
 /// Why there is no connection; what a dead process left is taken away.
