@@ -53,7 +53,7 @@ fn visit() {
     let kernel = images.join("kernel");
     fs::copy(image::elf(), &kernel).unwrap();
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../browser");
-    let mut daemon = appliance.daemon(&[]);
+    let mut daemon = appliance.daemon(&["--web"]);
     daemon.wait_for("good for an hour: ");
     let log = daemon.log();
     let code = log.split("good for an hour: ").nth(1).unwrap().split_whitespace().next().unwrap();

@@ -34,9 +34,10 @@ function children(old, now) {
   stale.slice(fresh.length).forEach((node) => node.remove());
 }
 
-/** Asks for a part again. */
+/** Asks for a part again; where that cannot be now, later. */
 async function refresh(part) {
-  if (part.busy || part.querySelector(":popover-open")) return;
+  part.again = part.busy || part.querySelector(":popover-open") !== null;
+  if (part.again) return;
   part.busy = true;
   try {
     const answer = await fetch(part.dataset.live, { headers: { "x-live": "1" }, redirect: "error" });
@@ -52,6 +53,7 @@ async function refresh(part) {
     // The box does not answer now: what was known stays, and the next time comes.
   } finally {
     part.busy = false;
+    if (part.again) refresh(part);
   }
 }
 
@@ -72,6 +74,8 @@ function look() {
   const heard = parts.filter((part) => part.dataset.on);
   if (heard.length > 0) {
     events = new EventSource("/api/v1/events");
+    // What happened since the page was made, or while the box could not be reached.
+    events.addEventListener("open", () => heard.forEach(refresh));
     for (const name of new Set(heard.flatMap((part) => part.dataset.on.split(" ")))) {
       events.addEventListener(name, () => {
         heard.filter((part) => part.dataset.on.split(" ").includes(name)).forEach(refresh);
@@ -94,6 +98,7 @@ function countdown() {
 }
 
 times(document);
+document.addEventListener("toggle", () => parts.filter((part) => part.again).forEach(refresh), true);
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") parts.forEach(refresh);
   look();
