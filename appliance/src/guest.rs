@@ -1,40 +1,39 @@
 //! From the file's guest to the machine's specification: paths become opened files, defaults become numbers.
 
 mod cards;
+pub mod parts;
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context;
-use vfio::kernel::Iommu;
-use vfio::{PciAddress, PciFunction};
 use vmm::disk::{Access, Chain, Format, Rules};
 use vmm::firmware;
-use vmm::spec::{
-    self, Boot, Console, ConsoleDevice, CpuSpec, MemoryPolicy, MemorySpec, NewDevice, Resources, Slot,
-    Starts, VirtioSlot, VmSpec,
-};
-use vmm::virtio::blk::{Block, BlockSpec};
-use vmm::virtio::rng::Rng;
-use vmm::virtio::scsi::{CdDrive, Medium};
+use vmm::spec::{self, ConsoleDevice, CpuSpec, MemoryPolicy, MemorySpec, Starts, VmSpec};
 use vmm::virtio::vsock::Vsock;
 
 use crate::apply::{Applied, Taps};
 use crate::config::{self, Firmware, Vm};
+use crate::jail::Files;
 use crate::plan::Card;
 use crate::variables::Variables;
+use parts::{Boot, CardPart, Disk, Functions, New, VsockPart};
 
 /// Of a disk, where the file does not say how many.
 const MOST_QUEUES: u16 = 4;
 
 /// The files that a guest starts from, opened while nothing has been touched yet.
 pub struct BootFiles {
-    boot: Boot,
-    disks: Vec<VirtioSlot>,
-    vsock: Option<VirtioSlot>,
+    /// What it starts with.
+    pub boot: Boot,
+    /// Its disks, in the file's order.
+    pub disks: Vec<Disk>,
+    /// Its socket device.
+    pub vsock: Option<VsockPart>,
+    /// The descriptors of all of them.
+    pub files: Files,
 }
 
 impl BootFiles {
@@ -53,36 +52,37 @@ impl BootFiles {
             let path = ["vms", name].iter().chain(keys).map(ToString::to_string).collect();
             refusals.push((path, error));
         };
-        let boot = open_boot(name, vm, folder, state);
+        let mut files = Files::default();
+        let boot = open_boot(name, vm, folder, state, &mut files);
         let boot = boot.map_err(|(key, error)| refuse(&["boot", key], error)).ok();
         let mut disks = Vec::with_capacity(vm.disks.len());
         for (key, disk) in &vm.disks {
-            match open_disk(key, disk, folder, queues(vm)) {
+            match open_disk(key, disk, folder, queues(vm), &mut files) {
                 Ok(slot) => disks.push(slot),
                 Err(error) => refuse(&["disks", key, "path"], error),
             }
         }
-        let vsock = vm.vsock.as_ref().map(open_vsock).transpose();
+        let vsock = vm.vsock.as_ref().map(|vsock| open_vsock(vsock, &mut files)).transpose();
         let vsock = vsock.map_err(|error| refuse(&["vsock"], error)).ok().flatten();
         match boot {
-            Some(boot) if refusals.is_empty() => Ok(Self { boot, disks, vsock }),
+            Some(boot) if refusals.is_empty() => Ok(Self { boot, disks, vsock, files }),
             _ => Err(refusals),
         }
     }
 
     /// Has firmware start from the guest's device `name` once: until the guest is first reset.
     pub fn boot_once(&mut self, vm: &Vm, name: &str) -> anyhow::Result<()> {
-        let Boot::Firmware(firmware) = &mut self.boot else {
+        let Boot::Firmware { order, once, .. } = &mut self.boot else {
             anyhow::bail!("This guest starts with a kernel: only firmware starts from a device");
         };
         // Firmware remembers the order it is told, and without another one it would start from that device ever after.
         anyhow::ensure!(
-            !firmware.order.is_empty(),
+            !order.is_empty(),
             "This guest has no `boot.order`; say in the file what it starts from otherwise, such as `order: [root]`"
         );
         let mut devices = vm.disks.keys().chain(vm.nics.keys()).chain(vm.pci.keys());
         anyhow::ensure!(devices.any(|device| device == name), "This guest has no device `{name}`");
-        firmware.once = Some(name.to_owned());
+        *once = Some(name.to_owned());
         Ok(())
     }
 }
@@ -134,19 +134,41 @@ pub(crate) fn only(vm: &Vm, name: &str) -> anyhow::Result<Vm> {
 }
 
 /// The one disk of a guest that has nothing else, or its source of entropy. Relative paths start at `folder`.
-pub(crate) fn own_device(only: &Vm, folder: &Path) -> anyhow::Result<NewDevice> {
+pub(crate) fn own_device(only: &Vm, folder: &Path, files: &mut Files) -> anyhow::Result<New> {
     if let Some((name, disk)) = only.disks.iter().next() {
-        let opened = open_disk(name, disk, folder, queues(only));
-        return Ok(NewDevice::Virtio(opened.with_context(|| format!("Disk `{name}`"))?));
+        let opened = open_disk(name, disk, folder, queues(only), files);
+        return Ok(New::Disk(opened.with_context(|| format!("Disk `{name}`"))?));
     }
     anyhow::ensure!(only.rng, "There is no such device");
-    Ok(NewDevice::Virtio(VirtioSlot { name: "rng".to_owned(), device: Box::new(Rng) }))
+    Ok(New::Rng)
 }
 
-/// The one network card of a guest that has nothing else, whose link is made.
-pub(crate) fn card(only: &Vm, cards: &[Card], taps: &Taps) -> anyhow::Result<NewDevice> {
-    let device = cards::virtio(only, cards, taps)?.into_iter().next().context("There is no such device")?;
-    Ok(NewDevice::Virtio(device))
+/// A network card, whose link is made.
+pub(crate) fn card(card: &Card, taps: &Taps, files: &mut Files) -> anyhow::Result<CardPart> {
+    cards::open(card, taps, files)
+}
+
+/// The functions of slots, which are bound to vfio-pci; none where there are none.
+pub(crate) fn functions(
+    vm: &Vm,
+    applied: &Applied,
+    files: &mut Files,
+) -> Result<Option<Functions>, vfio::Error> {
+    if applied.slots.is_empty() {
+        return Ok(None);
+    }
+    let rom = |name: &str| vm.pci.get(name).is_some_and(|given| given.rom_bar);
+    let slots =
+        applied.slots.iter().map(|(name, functions)| (name.as_str(), rom(name), functions.as_slice()));
+    Functions::new(slots, files).map(Some)
+}
+
+/// What the guest has its console on.
+pub(crate) fn console(vm: &Vm) -> ConsoleDevice {
+    match vm.console {
+        config::GuestConsole::Serial => ConsoleDevice::Serial,
+        config::GuestConsole::Virtio => ConsoleDevice::Virtio,
+    }
 }
 
 /// The machine's name for a network card.
@@ -160,19 +182,22 @@ fn open_boot(
     vm: &Vm,
     folder: &Path,
     state: &Path,
+    files: &mut Files,
 ) -> Result<Boot, (&'static str, anyhow::Error)> {
     if let Some(kernel) = &vm.boot.kernel {
         let open =
             |key, what: &str, path: &Path| open(what, &folder.join(path), "").map_err(|error| (key, error));
         let kernel = open("kernel", "kernel", kernel)?;
         let initrd = vm.boot.initrd.as_deref().map(|path| open("initrd", "initial RAM disk", path));
-        return Ok(Boot::Kernel { kernel, initrd: initrd.transpose()? });
+        let initrd = initrd.transpose()?;
+        return Ok(Boot::Kernel { kernel: files.put(kernel), initrd: initrd.map(|file| files.put(file)) });
     }
-    let open = || {
+    let mut open = || {
         let firmware = vm.boot.firmware.as_ref().context("The guest has nothing to start")?;
         let (code, template) = open_firmware(firmware, folder)?;
         let variables = Variables::of(state, name).open(&template)?;
-        Ok(Boot::Firmware(spec::Firmware { code, variables, order: vm.boot.order.clone(), once: None }))
+        let (code, variables) = (files.put(code), files.put(variables));
+        Ok(Boot::Firmware { code, variables, order: vm.boot.order.clone(), once: None })
     };
     open().map_err(|error| ("firmware", error))
 }
@@ -209,7 +234,13 @@ fn looks_like_qcow2(path: &Path) -> bool {
 }
 
 /// Opens and locks an image and what it stands on.
-fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> anyhow::Result<VirtioSlot> {
+fn open_disk(
+    name: &str,
+    disk: &config::Disk,
+    folder: &Path,
+    queues: u16,
+    files: &mut Files,
+) -> anyhow::Result<Disk> {
     let path = folder.join(&disk.path);
     let format = match disk.format.unwrap_or_default() {
         config::DiskFormat::Raw => Format::Raw,
@@ -227,30 +258,20 @@ fn open_disk(name: &str, disk: &config::Disk, folder: &Path, queues: u16) -> any
         folders: disk.backing_folders.iter().map(|other| folder.join(other)).collect(),
         direct: disk.direct,
     };
-    let image = Chain::open(&path, format, &rules)?.image()?;
-    let place = path.display().to_string();
-    if disk.device == config::DiskDevice::Cdrom {
-        let device = Box::new(CdDrive::new(Medium { image, path: place }, name));
-        return Ok(VirtioSlot { name: format!("disk {name}"), device });
-    }
-    let device = Block::new(BlockSpec {
-        image,
-        read_only: disk.read_only,
-        serial: name.to_owned(),
-        path: place,
-        queues: disk.queues.unwrap_or(queues),
-    });
-    Ok(VirtioSlot { name: format!("disk {name}"), device: Box::new(device) })
+    let chain = Chain::open(&path, format, &rules)?;
+    let kind = (disk.device == config::DiskDevice::Cdrom, disk.read_only);
+    Ok(Disk::new(name, chain, kind, disk.queues.unwrap_or(queues), files))
 }
 
 /// The host's end of a socket device; it takes the guest's context ID at once.
-fn open_vsock(vsock: &config::Vsock) -> anyhow::Result<VirtioSlot> {
+fn open_vsock(vsock: &config::Vsock, files: &mut Files) -> anyhow::Result<VsockPart> {
     const VHOST_VSOCK: &str = "/dev/vhost-vsock";
     let vhost = File::options().read(true).write(true).open(VHOST_VSOCK).with_context(|| {
         format!("Opening {VHOST_VSOCK}, which the guest's `vsock` needs (`modprobe vhost_vsock` makes it)")
     })?;
-    let device = Vsock::new(vsock.cid, vhost.into())?;
-    Ok(VirtioSlot { name: "vsock".to_owned(), device: Box::new(device) })
+    // The open file keeps the context ID.
+    drop(Vsock::new(vsock.cid, vhost.try_clone()?.into())?);
+    Ok(VsockPart { cid: vsock.cid, vhost: files.put(vhost) })
 }
 
 /// What to build.
@@ -295,48 +316,6 @@ fn on_trouble(policy: config::OnTrouble) -> spec::OnTrouble {
         config::OnTrouble::Reset => spec::OnTrouble::Reset,
         config::OnTrouble::Stop => spec::OnTrouble::Stop,
     }
-}
-
-/// What it needs that is opened: files, console, virtio devices, and the functions through VFIO, in one I/O address space.
-pub fn resources(
-    vm: &Vm,
-    files: BootFiles,
-    console: Console,
-    applied: &Applied,
-    taps: &Taps,
-    iommu: impl FnOnce() -> anyhow::Result<Arc<Iommu>>,
-) -> anyhow::Result<Resources> {
-    let mut slots = Vec::with_capacity(applied.slots.len());
-    if !applied.slots.is_empty() {
-        let iommu = iommu()?;
-        for (name, addresses) in &applied.slots {
-            slots.push(slot(vm, name, addresses, &iommu)?);
-        }
-    }
-    let mut virtio = cards::virtio(vm, &applied.cards, taps)?;
-    virtio.extend(files.disks);
-    virtio.extend(files.vsock);
-    let device = match vm.console {
-        config::GuestConsole::Serial => ConsoleDevice::Serial,
-        config::GuestConsole::Virtio => ConsoleDevice::Virtio,
-    };
-    let console = Console { device, ..console };
-    Ok(Resources { boot: files.boot, console, slots, virtio })
-}
-
-/// The functions of one slot, opened.
-pub(crate) fn slot(
-    vm: &Vm,
-    name: &str,
-    addresses: &[PciAddress],
-    iommu: &Arc<Iommu>,
-) -> Result<Slot, vfio::Error> {
-    let open = |address: &PciAddress| Ok(iommu.open(*address)? as Arc<dyn PciFunction>);
-    Ok(Slot {
-        name: name.to_owned(),
-        functions: addresses.iter().map(open).collect::<Result<_, vfio::Error>>()?,
-        rom: vm.pci.get(name).is_some_and(|given| given.rom_bar),
-    })
 }
 
 #[cfg(test)]

@@ -93,15 +93,17 @@ centiseconds() { awk '{ printf "%d\n", $1 * 100 }' /proc/uptime; }
 # KiB of the VMM beside guest RAM (which is a memory file): what it has mapped, in proportion where shared. A kernel without
 # smaps (the iommufd one) tells of its own pages and of files' pages.
 beside() {
-    [ -e "/proc/$(guest_pid "$1")/smaps" ] || {
-        awk '$1 == "RssAnon:" || $1 == "RssFile:" { sum += $2 } END { print sum + 0 }' "/proc/$(guest_pid "$1")/status"
+    keeper=/proc/$(guest_pid "$1") machine=/proc/$(guest_machine "$1")
+    [ "$keeper" != "$machine" ] || machine=
+    [ -e "$keeper/smaps" ] || {
+        awk '$1 == "RssAnon:" || $1 == "RssFile:" { sum += $2 } END { print sum + 0 }' "$keeper/status" ${machine:+"$machine/status"}
         return
     }
     awk -v half=$((mib * 512)) '
         /^[0-9a-f]+-[0-9a-f]+ / { memory_file = index($0, "/memfd:"); guest = 0 }
         $1 == "Size:" { guest = memory_file && $2 >= half }
         $1 == "Pss:" && !guest { sum += $2 }
-        END { print sum + 0 }' "/proc/$(guest_pid "$1")/smaps"
+        END { print sum + 0 }' "$keeper/smaps" ${machine:+"$machine/smaps"}
 }
 peak() {
     now=$(beside "$1")

@@ -189,6 +189,12 @@ guest_spawn() {
 }
 
 guest_pid() { cat "/run/guest-$1/pid"; }
+# guest_machine NAME: the process that the guest runs in, a child of that. The number of one that has none is its own.
+guest_machine() {
+    lab_keeper=$(guest_pid "$1")
+    lab_child=$(grep -ls "^PPid:[[:space:]]*$lab_keeper\$" /proc/[0-9]*/status | head -n 1 | cut -d / -f 3)
+    echo "${lab_child:-$lab_keeper}"
+}
 guest_console() { cat "$LAB_OUT/$1.console"; }
 guest_running() { [ ! -e "/run/guest-$1/status" ]; }
 guest_said() { grep -q -- "$2" "$LAB_OUT/$1.console"; }
@@ -216,10 +222,10 @@ stands_still() { echo "##stuck guest $1 $2, and its VMM is still there" >&3; }
 guest_why() {
     echo "Guest $1 $2. Its console and its VMM's log end with:"
     tail -n 5 "$LAB_OUT/$1.console" "$LAB_OUT/$1.err"
-    if guest_running "$1"; then vmm_why "$(guest_pid "$1")" "$1"; else echo "Its VMM ended with $(cat "/run/guest-$1/status")."; fi
+    if guest_running "$1"; then vmm_why "$(guest_machine "$1")" "$1"; else echo "Its VMM ended with $(cat "/run/guest-$1/status")."; fi
 }
 
-# vmm_why PID NAME: where the threads of a VMM are, what KVM counts, and what its vCPU does.
+# vmm_why PID NAME: where the threads of a machine are, what KVM counts, and what its vCPU does.
 vmm_why() {
     for lab_task in /proc/"$1"/task/*; do
         echo "$(cat "$lab_task/comm"): $(cut -d ' ' -f 3,14,15 "$lab_task/stat"), $(head -n 3 "$lab_task/stack" | tr '\n' ' ')"

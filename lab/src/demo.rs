@@ -246,18 +246,23 @@ mod tests {
         seen.take("##end demo 0");
         assert_eq!(seen.fact("vf"), "0000:01:10.0");
         assert_eq!((seen.passed, seen.failed, seen.ended), (1, 1, true));
-        assert!(!seen.is_whole(options.kernel));
+        assert!(!seen.is_whole(Flavour::Iommufd));
     }
 
     #[test]
     fn a_demonstration_is_whole_with_every_fact_and_no_failure() {
         let mut seen = Seen::default();
         for name in SHOWN {
-            assert!(!seen.is_whole(options.kernel));
+            assert!(!seen.is_whole(Flavour::Iommufd));
             seen.take(&format!("fact {name} 1"));
         }
-        assert!(seen.is_whole(options.kernel));
+        assert!(seen.is_whole(Flavour::Iommufd));
+        for name in ADMIN {
+            assert!(!seen.is_whole(Flavour::Debian));
+            seen.take(&format!("fact {name} 1"));
+        }
+        assert!(seen.is_whole(Flavour::Debian));
         seen.take("not ok 1 - x");
-        assert!(!seen.is_whole(options.kernel));
+        assert!(!seen.is_whole(Flavour::Iommufd));
     }
 }

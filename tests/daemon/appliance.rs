@@ -139,7 +139,7 @@ impl Appliance {
         let run = self.path("run").display().to_string();
         let mut found = BTreeMap::new();
         for (pid, words) in command_lines() {
-            if words.get(1).is_some_and(|word| word == "run") && words.contains(&run) {
+            if words.get(1).is_some_and(|word| word == "run") && words.contains(&run) && !is_machine(pid) {
                 let at = words.iter().position(|word| word == "--vm").unwrap();
                 let twice = found.insert(words[at + 1].clone(), pid);
                 assert_eq!(twice, None, "guest `{}` is there twice", words[at + 1]);
@@ -179,6 +179,20 @@ impl Drop for Appliance {
 }
 
 /// All processes, each with the words of its command line.
+/// Whether it is the process of a guest's machine, and not that of its keeper: its child, or a user of guests' own, who may be on
+/// the way out when the keeper is gone.
+fn is_machine(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u32>().ok()
+    };
+    let parent = field("PPid:").unwrap_or(0);
+    let words = fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+    let own = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    (parent > 1 && words == own) || field("Uid:").is_some_and(|user| user >= 0x7100_0000)
+}
+
 fn command_lines() -> impl Iterator<Item = (u32, Vec<String>)> {
     fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;

@@ -45,7 +45,7 @@ addresses
 log=$LAB_OUT/net.err
 check "vhost-net serves the card on the bridge, and that is said" grep -q 'nic lan: vhost-net in use' "$log"
 check "and the one on the macvtap" grep -q 'nic dmz: vhost-net in use' "$log"
-more "its threads are there" "$(cat /proc/$(guest_pid net)/task/*/comm | grep -c '^vhost-')" 2
+more "its threads are there" "$(cat /proc/$(guest_machine net)/task/*/comm | grep -c '^vhost-')" 2
 like "the tap is in the bridge's VLAN" "$(bridge vlan show dev net-lan)" '100 PVID Egress Untagged'
 is "the macvtap has the guest's address" "$(cat /sys/class/net/net-dmz/address)" 02:00:00:00:36:02
 is "and the guest has it" "$(mac eth0)" 02:00:00:00:36:02

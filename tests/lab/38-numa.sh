@@ -24,7 +24,7 @@ file=/run/numa.yaml
 } >"$file"
 
 # pages GUEST: on which nodes its memory is.
-pages() { sed -n 's/.*guest-ram//p' "/proc/$(guest_pid "$1")/numa_maps" | grep -o 'N[0-9]*=' | sort -u | tr -d '\n'; }
+pages() { sed -n 's/.*guest-ram//p' "/proc/$(guest_machine "$1")/numa_maps" | grep -o 'N[0-9]*=' | sort -u | tr -d '\n'; }
 
 is "the box has two nodes" "$(cat /sys/devices/system/node/online)" 0-1
 is "the card is near the second one" "$(cat "/sys/bus/pci/devices/$card/numa_node")" 1

@@ -77,8 +77,8 @@ before=$(sh /tmp/count)
 answers=$(ping -c 10 -i 0.2 -W 2 10.9.0.1 | sed -n 's/.*, \([0-9]*\) packets received.*/\1/p')
 echo "back: $wan $before $(sh /tmp/count) $answers"
 END
-maps() { grep -c vfio "/proc/$(guest_pid hot)/maps"; }
-opened() { ls -l "/proc/$(guest_pid hot)/fd" | grep -Ec '/dev/vfio|vfio-device|/dev/iommu'; }
+maps() { grep -c vfio "/proc/$(guest_machine hot)/maps"; }
+opened() { ls -l "/proc/$(guest_machine hot)/fd" | grep -Ec '/dev/vfio|vfio-device|/dev/iommu'; }
 
 like "both cards have interrupted" "$(counts)" '^[1-9][0-9]* [1-9][0-9]*$'
 iperf_server 10.9.0.1

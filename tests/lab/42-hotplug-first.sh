@@ -25,7 +25,7 @@ END
 check "the guest starts" guest_spawn cold throughway -v run "$LAB_OUT/cold.yaml" --vm cold
 check "it comes up" guest_up cold || bail "without it nothing follows" "$(tail -n 5 "$LAB_OUT/cold.err")"
 # VFIO's own container counts as locked what it pins, iommufd as pinned.
-locked() { awk '/^Vm(Lck|Pin)/ && $2 > most { most = $2 } END { print (most >= 192 * 1024) ? "pinned" : most + 0 }' "/proc/$(guest_pid cold)/status"; }
+locked() { awk '/^Vm(Lck|Pin)/ && $2 > most { most = $2 } END { print (most >= 192 * 1024) ? "pinned" : most + 0 }' "/proc/$(guest_machine cold)/status"; }
 card() { guest_run cold 'for net in /sys/class/net/*; do case $(readlink $net/device/driver) in */igbvf) echo ${net##*/};; esac; done'; }
 is "nothing of its memory is pinned" "$(locked)" 0
 

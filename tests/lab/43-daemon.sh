@@ -67,6 +67,9 @@ check "without the daemon the first one is pinged" retry 5 is_pinged 2
 daemon
 check "the next daemon finds the first" retry 20 grep -q "Guest .front. runs, as process $front\$" "$log"
 check "and the second" retry 5 grep -q "Guest .back. runs, as process $back\$" "$log"
+# It has just begun, and opens some things for a moment.
+as_before() { [ "$(counted)" = "$before" ]; }
+retry 10 as_before
 is "with the devices of before, and no more" "$(counted)" "$before"
 
 has_ended() { [ "$(grep -c 'Guest .front. has ended: .*started again' "$log")" = "$1" ]; }

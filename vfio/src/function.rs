@@ -88,7 +88,7 @@ pub struct MmapArea {
 }
 
 /// One region of a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Region {
     /// Size in bytes; 0 where the function does not have it.
     pub size: u64,

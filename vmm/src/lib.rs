@@ -6,8 +6,8 @@
 //! Rooms: `vm` (the KVM handle: memory slots and interrupt routes), `memory` (guest RAM), `layout` (the address map),
 //! `vcpu`, `cpuid`, `boot` (direct boot), `firmware` (boot by UEFI: flash, fw_cfg), `acpi`, `legacy` (the chipset's small
 //! devices), `pci` (config space, root ports, BAR planner), `passthrough` (one host function in a guest slot), `disk`
-//! (images on the host), `virtio` (devices of our own), `control` (the socket by which a machine is controlled), `machine`
-//! (puts it all together).
+//! (images on the host), `virtio` (devices of our own), `control` (the socket by which a machine is controlled), `threads`
+//! and `own` (for whoever locks the process up), `machine` (puts it all together).
 
 pub mod acpi;
 pub mod action;
@@ -23,11 +23,13 @@ pub mod machine;
 pub mod mailbox;
 pub mod memory;
 pub mod outcome;
+pub mod own;
 pub mod passthrough;
 pub mod pci;
 pub mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod threads;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

@@ -177,7 +177,7 @@ pub struct Console {
 }
 
 /// What the guest has its console on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConsoleDevice {
     /// COM1.
     #[default]

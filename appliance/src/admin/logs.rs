@@ -190,7 +190,9 @@ mod tests {
         let told = |lines: &[&str], missed: bool| {
             (lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>(), missed)
         };
-        let mut log = crate::control::RotatingLog::open(&path, 40, 2).unwrap();
+        let files = crate::control::LogFiles::at(&path, 2);
+        let first = files.open().unwrap();
+        let mut log = crate::control::RotatingLog::new(first, 40, Box::new(move || files.rotate())).unwrap();
         let mut write = |text: &str| std::io::Write::write_all(&mut log, text.as_bytes()).unwrap();
         write("one\r\ntwo\nthr");
         assert_eq!(tell(1), told(&["two"], false), "the last ones");

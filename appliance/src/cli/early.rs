@@ -1,24 +1,36 @@
 //! What a start does before it knows its arguments, so that a guest comes up sooner.
 
 use std::ffi::c_void;
+use std::io;
 
 use rustix::mm::{Advice, madvise};
-use vmm::Begun;
+
+use crate::jail::{Machine, Split, split};
 
 /// Bytes of the heap that a start uses: what the C library takes for it at first.
 const HEAP: usize = 128 << 10;
 /// Bytes of the stack that a start uses.
 const STACK: usize = 32 << 10;
 
-/// Begins a VM where a guest is going to run, before the arguments are made out: both take about as long.
-pub(super) fn begin() -> Option<Result<Begun, vmm::machine::Error>> {
-    (std::env::args_os().nth(1)? == "run").then(|| {
+/// Where a guest is going to run, makes the process of its machine before the arguments are made out: it begins the VM, and both
+/// take about as long. In that process this does not return.
+pub(super) fn begin() -> Option<io::Result<Machine>> {
+    // The command; options that go before it have no values.
+    let command = std::env::args_os().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-"))?;
+    (command == "run").then(|| {
+        let machine = begin_machine();
         one_heap();
-        let begun = Begun::begin();
-        // Not before: the thread that it makes is the one that others wait for.
         pages_ahead();
-        begun
+        machine
     })
+}
+
+/// The same, whatever the arguments are.
+pub(super) fn begin_machine() -> io::Result<Machine> {
+    match split()? {
+        Split::Keeper(machine) => Ok(machine),
+        Split::Machine(wire, lacks) => super::run::inside(wire, lacks),
+    }
 }
 
 /// Gives this process the program's name, in ps(1) and the journal: one that another of ours has started is `exe` there, by the
@@ -45,7 +57,7 @@ pub(super) fn large_is_given_back() {
 }
 
 /// Gives heap and stack their pages at once: two calls instead of some forty page faults.
-fn pages_ahead() {
+pub(super) fn pages_ahead() {
     // SAFETY: with 0, sbrk only says where the heap ends.
     let heap_end = unsafe { libc::sbrk(0) };
     let here = 0_u8;

@@ -3,8 +3,6 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use vmm::Outcome;
-
 /// The end of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -75,27 +73,6 @@ impl Exit {
             Self::DeviceError => "a device failed, and its file says `on-device-error: stop`",
             Self::Stopped => "it was stopped from outside",
             Self::BadInput | Self::Pending | Self::Fault => "it could not be started",
-        }
-    }
-
-    /// After a guest, with what a person should know of its end.
-    pub(super) fn after(vm: &str, outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::PowerOff => Self::Success,
-            Outcome::Reset => Self::GuestReset,
-            Outcome::Stopped => Self::Stopped,
-            Outcome::Crash(crash) => {
-                eprintln!("error: Guest `{vm}` crashed: {crash}");
-                Self::GuestCrash
-            }
-            Outcome::Trouble { what } => {
-                eprintln!("error: Guest `{vm}` was stopped: {what}");
-                Self::GuestCrash
-            }
-            Outcome::DeviceError { device, what } => {
-                eprintln!("error: Guest `{vm}` was stopped: {device}: {what}");
-                Self::DeviceError
-            }
         }
     }
 }

@@ -24,7 +24,6 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use vmm::Begun;
 
 pub use exit::Exit;
 
@@ -174,7 +173,9 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Explain(arguments) => explain::main(&arguments),
         Command::Image(arguments) => image::main(&arguments),
-        Command::Run(arguments) => run::main(&arguments, begun.unwrap_or_else(Begun::begin)),
+        Command::Run(arguments) => {
+            run::main(&arguments, begun.unwrap_or_else(early::begin_machine), cli.verbose)
+        }
         Command::Vm(arguments) => vm::main(&arguments, cli.verbose),
         Command::Daemon(arguments) => daemon::main(&arguments),
         Command::Plan(arguments) => change::plan(&arguments),
@@ -210,10 +211,14 @@ fn log_to_stderr(verbose: u8, service: bool, keep: bool) {
     });
     let registry = tracing_subscriber::registry().with(filter).with(recent);
     // The journal has the time itself, and takes how grave a line is from its first word (sd-daemon(3)).
-    if service && std::env::var_os("JOURNAL_STREAM").is_some() {
-        registry.with(log.with_ansi(false).event_format(journal::Line)).init();
+    let set = if service && std::env::var_os("JOURNAL_STREAM").is_some() {
+        registry.with(log.with_ansi(false).event_format(journal::Line)).try_init()
     } else {
-        registry.with(log.with_ansi(std::io::stderr().is_terminal()).compact()).init();
+        registry.with(log.with_ansi(std::io::stderr().is_terminal()).compact()).try_init()
+    };
+    if let Err(error) = set {
+        // A process that became two after its arguments were made out: it has the log of the one before.
+        tracing::debug!("{error}");
     }
 }
 

@@ -2,30 +2,34 @@
 
 mod beside;
 mod hotplug;
+mod inside;
+mod keeper;
+mod told;
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use vmm::spec::{Console, ConsoleDevice};
-use vmm::{Begun, Machine, Outcome};
 
 use super::change::nobody_waits;
 use super::check;
 use super::exit::{Exit, complain, sentence};
 use super::failure::{Failure, ended};
-use super::terminal::{Terminal, heed_signals};
 use super::{RunDirOption, StateDir};
 use crate::apply::{self, Applied, History, Host, Ledger, Taps};
 use crate::config::{Config, Document, Vm};
-use crate::control::{End, Place, RotatingLog, Served};
+use crate::control::{End, Served};
 use crate::faults;
-use crate::guest::{self, BootFiles};
+use crate::guest::BootFiles;
 use crate::host::{self, HostState};
+use crate::jail::{Machine, User};
 use crate::plan::{Plan, plan};
-use beside::{Made, beside, machine, on_networks_alone};
+use beside::{on_networks_alone, settle_later, spec};
 use hotplug::Devices;
+pub(super) use inside::main as inside;
+use keeper::{Keeper, Seen};
+use told::{Ended, unchain};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -61,27 +65,29 @@ impl Arguments {
     }
 }
 
-/// Of a console's log: bytes a file, and files.
-const LOG_SIZE: (u64, u32) = (4 << 20, 4);
-
-/// Runs a guest of the file on the VM that was `begun`. A host without KVM is told of only when nothing else is wrong.
-pub(super) fn main(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Exit {
-    let result = run(arguments, begun);
+/// Runs a guest of the file in the process that was begun for its machine.
+pub(super) fn main(arguments: &Arguments, machine: io::Result<Machine>, verbose: u8) -> Exit {
+    let result = run(arguments, machine, verbose);
     if arguments.detached {
         note_the_end(arguments, &result);
     }
-    ended(result.map(|outcome| Exit::after(&arguments.vm, &outcome)))
+    ended(result.map(|seen| after(&arguments.vm, seen)))
 }
 
 /// For whoever keeps it running and is not the one who started it.
-fn note_the_end(arguments: &Arguments, result: &Result<Outcome, Failure>) {
+fn note_the_end(arguments: &Arguments, result: &Result<Seen, Failure>) {
     let (end, why) = match result {
-        Ok(Outcome::PowerOff) => (End::PowerOff, None),
-        Ok(Outcome::Reset) => (End::Reset, None),
-        Ok(Outcome::Stopped) => (End::Stopped, None),
-        Ok(Outcome::Crash(crash)) => (End::Crash, Some(crash.to_string())),
-        Ok(Outcome::Trouble { what }) => (End::Crash, Some((*what).to_owned())),
-        Ok(Outcome::DeviceError { device, what }) => (End::DeviceError, Some(format!("{device}: {what}"))),
+        Ok(Seen::Ended(Ended::PowerOff)) => (End::PowerOff, None),
+        Ok(Seen::Ended(Ended::Reset)) => (End::Reset, None),
+        Ok(Seen::Ended(Ended::Stopped)) => (End::Stopped, None),
+        Ok(Seen::Ended(Ended::Crash(what) | Ended::Trouble(what))) => (End::Crash, Some(what.clone())),
+        Ok(Seen::Ended(Ended::DeviceError { device, what })) => {
+            (End::DeviceError, Some(format!("{device}: {what}")))
+        }
+        Ok(Seen::Ended(Ended::Kernel(chain) | Ended::Firmware(chain) | Ended::Fault(chain))) => {
+            (End::Fault, Some(chain.join(": ")))
+        }
+        Ok(Seen::Killed(what)) => (End::Killed, Some(what.clone())),
         Err(Failure::Input(problems)) => {
             (End::Refused, problems.first().map(|problem| problem.message.clone()))
         }
@@ -95,7 +101,30 @@ fn note_the_end(arguments: &Arguments, result: &Result<Outcome, Failure>) {
     }
 }
 
-fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Result<Outcome, Failure> {
+/// The end of `run` after a guest, with what a person should know of it.
+fn after(vm: &str, seen: Seen) -> Exit {
+    let stopped = |what: &str, exit| {
+        eprintln!("error: Guest `{vm}` {what}");
+        exit
+    };
+    match seen {
+        Seen::Ended(Ended::PowerOff) => Exit::Success,
+        Seen::Ended(Ended::Reset) => Exit::GuestReset,
+        Seen::Ended(Ended::Stopped) => Exit::Stopped,
+        Seen::Ended(Ended::Crash(crash)) => stopped(&format!("crashed: {crash}"), Exit::GuestCrash),
+        Seen::Ended(Ended::Trouble(what)) => stopped(&format!("was stopped: {what}"), Exit::GuestCrash),
+        Seen::Ended(Ended::DeviceError { device, what }) => {
+            stopped(&format!("was stopped: {device}: {what}"), Exit::DeviceError)
+        }
+        Seen::Ended(Ended::Kernel(chain) | Ended::Firmware(chain) | Ended::Fault(chain)) => {
+            complain(&unchain(chain));
+            Exit::Fault
+        }
+        Seen::Killed(what) => stopped(&format!("is gone: {what}"), Exit::Fault),
+    }
+}
+
+fn run(arguments: &Arguments, machine: io::Result<Machine>, verbose: u8) -> Result<Seen, Failure> {
     let (document, config) = check::load(&arguments.file).map_err(Failure::Input)?;
     if arguments.detached {
         // A process that leads its group cannot; then it has a session already.
@@ -114,7 +143,6 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     }
     // Held until all is given back.
     let served = Served::default();
-    let outside = Outside { arguments, place, served: &served };
     let folder = arguments.folder();
     let mut files = BootFiles::open(name, vm, folder, &arguments.state.state_dir).map_err(|refusals| {
         let at_its_line = |(path, error): &(Vec<String>, _)| document.at_path(path, sentence(error), None);
@@ -127,17 +155,33 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     enough_huge_pages(vm).map_err(Failure::Refused)?;
     processors_are_there(name, vm).map_err(Failure::Refused)?;
     host::node_has_room(Path::new("/sys"), name, &vm.memory.detail()).map_err(Failure::Refused)?;
-    let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
-    if vm.nics.is_empty() && vm.pci.is_empty() {
+    let at_its_key = |disk: usize, error: anyhow::Error| {
+        let key = vm.disks.keys().nth(disk).cloned().unwrap_or_default();
+        let path = ["vms", name, "disks", &key, "path"].map(str::to_owned);
+        document.at_path(&path, sentence(&error), None)
+    };
+    let machine = machine.context("Beginning the guest's process").map_err(Failure::Fault)?;
+    let user = rustix::process::geteuid().is_root().then(|| User::of(name)).transpose();
+    let user = user.context("Finding a user for the guest's process").map_err(Failure::Fault)?;
+    let (alone, no_devices) = (on_networks_alone(vm), vm.nics.is_empty() && vm.pci.is_empty());
+    if no_devices {
         enough_memory(vm).map_err(Failure::Refused)?;
-        let machine = machine(begun, name, vm, &Applied::default());
-        let outcome = start(machine, arguments, vm, files, &Applied::default(), &host.taps, outside);
+    }
+    let mut keeper = Keeper::new(arguments, machine, vm, (place, &served));
+    let early = alone.then(|| spec(name, vm, &Applied::default()));
+    let problems = keeper.prepare(files, early, user, verbose).map_err(Failure::Fault)?;
+    if !problems.is_empty() {
+        let told = problems.into_iter().map(|(disk, why)| at_its_key(disk, unchain(why)));
+        return Err(Failure::Input(told.collect()));
+    }
+    let (host, ledger) = (Host::at(&arguments.state.state_dir), Ledger::at(&arguments.state.state_dir));
+    if no_devices {
+        let outcome = start(keeper, arguments, vm, &Applied::default(), &host.taps, || {});
         // What it was given while it ran. A guest without devices is a user's as well, who may not lock the ledger.
         let claimed = ledger.claim(name).is_ok_and(|claim| claim.is_some());
         return both(outcome, if claimed { give_back(name, &host, &ledger) } else { Ok(()) });
     }
-    let (machine, applied) =
-        beside(begun, name, vm, &ledger, || prepare(&document, &config, arguments, vm, &host, &ledger))?;
+    let applied = prepare(&document, &config, arguments, vm, &host, &ledger)?;
     let functions: Vec<_> =
         applied.slots.iter().flat_map(|(_, functions)| functions.iter().copied()).collect();
     if !applied.slots.is_empty()
@@ -145,12 +189,17 @@ fn run(arguments: &Arguments, begun: Result<Begun, vmm::machine::Error>) -> Resu
     {
         tracing::warn!("DMA that the IOMMU stops will be in the kernel's log only: {error}");
     }
-    let outcome = start(machine, arguments, vm, files, &applied, &host.taps, outside);
+    let settle = || {
+        if alone {
+            settle_later(&ledger, name);
+        }
+    };
+    let outcome = start(keeper, arguments, vm, &applied, &host.taps, settle);
     both(outcome, give_back(name, &host, &ledger))
 }
 
 /// How a guest ended, or why not all is as it was before it.
-fn both(outcome: Result<Outcome, Failure>, restored: anyhow::Result<()>) -> Result<Outcome, Failure> {
+fn both(outcome: Result<Seen, Failure>, restored: anyhow::Result<()>) -> Result<Seen, Failure> {
     let Err(error) = restored else { return outcome };
     if let Err(Failure::Fault(first) | Failure::Refused(first)) = outcome {
         complain(&first);
@@ -222,69 +271,34 @@ fn plan_of_cards(config: &Config, name: &str, vm: &Vm) -> Option<Plan> {
     plan(config, &host, name, vm).ok()
 }
 
+/// Hands over what was applied, and keeps the guest until its end. What can wait is done when the machine has all.
 fn start(
-    machine: Made,
+    keeper: Keeper<'_>,
     arguments: &Arguments,
     vm: &Vm,
-    files: BootFiles,
     applied: &Applied,
     taps: &Taps,
-    outside: Outside<'_>,
-) -> Result<Outcome, Failure> {
+    then: impl FnOnce(),
+) -> Result<Seen, Failure> {
     let name = arguments.vm.as_str();
-    let mut machine = machine.map_err(|error| Failure::Fault(error.into()))?;
-    let (terminal, console) = outside.attach(&mut machine).map_err(Failure::Fault)?;
     let (file, folder) = (&arguments.file, arguments.folder().to_owned());
-    let devices = Arc::new(Devices::new(file, folder, name, arguments.state.state_dir.clone(), applied));
-    let iommu = || devices.iommu(|| Ok(machine.vfio_device()?));
-    let resources = guest::resources(vm, files, console, applied, taps, iommu).map_err(Failure::Fault)?;
-    machine.plug_from(devices);
-    let outcome = machine.run(resources);
-    drop(terminal);
-    outcome.map_err(|error| {
-        let refused = |why: anyhow::Error, with: String| {
-            Failure::Refused(why.context(format!("Guest `{name}` with the {with}")))
-        };
-        match (error, &vm.boot.kernel, &vm.boot.firmware) {
-            (error @ vmm::machine::Error::Boot(_), Some(kernel), _) => {
-                refused(error.into(), format!("kernel {}", kernel.display()))
-            }
-            (error @ vmm::machine::Error::Firmware(_), _, Some(firmware)) => {
-                refused(error.into(), format!("firmware {}", firmware.files().code.display()))
-            }
-            (error, ..) => Failure::Fault(error.into()),
+    let devices = Devices::new(file, folder, name, arguments.state.state_dir.clone(), applied);
+    let late = (!on_networks_alone(vm)).then(|| spec(name, vm, applied));
+    let seen = keeper.run(late, applied, taps, devices, then).map_err(Failure::Fault)?;
+    let refused = |chain: Vec<String>, with: String| {
+        Failure::Refused(unchain(chain).context(format!("Guest `{name}` with the {with}")))
+    };
+    match (seen, &vm.boot.kernel, &vm.boot.firmware) {
+        (Seen::Ended(Ended::Kernel(chain)), Some(kernel), _) => {
+            Err(refused(chain, format!("kernel {}", kernel.display())))
         }
-    })
-}
-
-/// By what a guest is heard, seen and controlled.
-struct Outside<'a> {
-    arguments: &'a Arguments,
-    place: Place,
-    served: &'a Served,
-}
-
-impl Outside<'_> {
-    fn attach(self, machine: &mut Machine) -> anyhow::Result<(Option<Terminal>, Console)> {
-        let served = self.served.clone();
-        machine.control(move || self.place.listen(&served));
-        let setting_up = "Setting the console up";
-        heed_signals(machine).context(setting_up)?;
-        let log = match &self.arguments.console_log {
-            None => None,
-            Some(path) => {
-                let (size, files) = LOG_SIZE;
-                let log = RotatingLog::open(path, size, files);
-                let log = log.with_context(|| format!("Opening the console's log {}", path.display()))?;
-                Some(Box::new(log) as Box<dyn std::io::Write + Send>)
-            }
-        };
-        if self.arguments.detached {
-            return Ok((None, Console { device: ConsoleDevice::Serial, input: None, output: None, log }));
+        (Seen::Ended(Ended::Firmware(chain)), _, Some(firmware)) => {
+            Err(refused(chain, format!("firmware {}", firmware.files().code.display())))
         }
-        let terminal = Terminal::open(machine).context(setting_up)?;
-        let console = Console { log, ..terminal.console().context(setting_up)? };
-        Ok((Some(terminal), console))
+        (Seen::Ended(Ended::Kernel(chain) | Ended::Firmware(chain) | Ended::Fault(chain)), ..) => {
+            Err(Failure::Fault(unchain(chain)))
+        }
+        (seen, ..) => Ok(seen),
     }
 }
 

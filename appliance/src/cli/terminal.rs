@@ -44,44 +44,41 @@ impl Drop for Raw {
     }
 }
 
-/// Standard input and output, as they are to be left again.
-pub(super) struct Terminal {
-    _raw: Option<Raw>,
-    input: OwnedFd,
+/// The signals of a guest's process.
+pub(super) struct Heard {
+    /// Those that end a process.
+    pub(super) stop: File,
+    /// What it has counted is to be said.
+    pub(super) stats: File,
 }
 
-/// Signals are waited for by the machine: those that end a process stop it, so that the guest's devices go back.
-pub(super) fn heed_signals(machine: &mut Machine) -> io::Result<()> {
-    for (signals, act) in
-        [(&[SIGTERM, SIGINT, SIGHUP][..], Handle::stop as fn(&Handle)), (&[SIGUSR1][..], Handle::log_stats)]
-    {
-        machine.watch(Box::new(Signals { came: catch(signals)?, handle: machine.handle(), act }));
-    }
-    Ok(())
+/// Signals are waited for: those that end a process stop the guest, so that its devices go back.
+pub(super) fn hear() -> io::Result<Heard> {
+    Ok(Heard { stop: catch(&[SIGTERM, SIGINT, SIGHUP])?, stats: catch(&[SIGUSR1])? })
 }
 
-impl Terminal {
-    /// Makes a terminal raw, and has the machine wait for what is typed there. Anything else (a pipe, a file) is passed on
-    /// untouched.
-    pub(super) fn open(machine: &mut Machine) -> io::Result<Self> {
-        let input = io::stdin().as_fd().try_clone_to_owned()?;
-        let Some(raw) = Raw::new()? else { return Ok(Self { _raw: None, input }) };
-        // What a guest that reads nothing leaves in the pipe must not keep us from seeing Ctrl-A.
-        let (to_us, to_guest) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let handle = machine.handle();
-        machine.watch(Box::new(Relay { typed: input, to_guest: to_guest.into(), escaped: false, handle }));
-        Ok(Self { _raw: Some(raw), input: to_us })
+/// Has the machine do what signals ask for.
+pub(super) fn heed_signals(machine: &mut Machine, heard: Heard) {
+    let stop = Handle::stop as fn(&Handle);
+    for (came, act) in [(heard.stop, stop), (heard.stats, Handle::log_stats)] {
+        machine.watch(Box::new(Signals { came, handle: machine.handle(), act }));
     }
+}
 
-    /// The ends that the guest gets.
-    pub(super) fn console(&self) -> io::Result<Console> {
-        Ok(Console {
-            device: ConsoleDevice::Serial,
-            input: Some(self.input.try_clone()?),
-            output: Some(io::stdout().as_fd().try_clone_to_owned()?),
-            log: None,
-        })
+/// The ends of the console that the guest gets. Has the machine wait for what is typed in a terminal that is `raw`; anything else
+/// (a pipe, a file) is passed on untouched.
+pub(super) fn console(machine: &mut Machine, raw: bool) -> io::Result<Console> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    let output = Some(io::stdout().as_fd().try_clone_to_owned()?);
+    let console = |input| Console { device: ConsoleDevice::Serial, input: Some(input), output, log: None };
+    if !raw {
+        return Ok(console(input));
     }
+    // What a guest that reads nothing leaves in the pipe must not keep us from seeing Ctrl-A.
+    let (to_us, to_guest) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let handle = machine.handle();
+    machine.watch(Box::new(Relay { typed: input, to_guest: to_guest.into(), escaped: false, handle }));
+    Ok(console(to_us))
 }
 
 /// What some signals do.

@@ -1,10 +1,12 @@
 //! The other end of a control socket.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, Uid, pidfd_open};
 use vmm::control::{Ended, Greeting, Message, Request, VERSION};
 
@@ -96,7 +98,12 @@ impl Client {
         stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|error| failed(error.into()))?;
         // Before it has said anything: a number that it has given back would be another's, and then nothing is said.
-        let process = open_process(peer.pid).map_err(failed)?;
+        let process = match open_process(peer.pid) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                return Err(without_keeper(place, vm, &stream));
+            }
+            process => process.map_err(failed)?,
+        };
         let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
         let mut client = Self { vm: vm.to_owned(), stream: BufReader::new(stream), process, pid };
         match client.hear()? {
@@ -132,9 +139,25 @@ impl Client {
     /// # Errors
     /// It says no, or nothing.
     pub fn ask(&mut self, request: &Request) -> Result<Message, ClientError> {
+        self.ask_with(request, None)
+    }
+
+    /// The same, and hands a file over with it.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn ask_with(
+        &mut self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Message, ClientError> {
         let mut line = serde_json::to_vec(request).map_err(|error| self.failed(error.into()))?;
         line.push(b'\n');
-        match self.stream.get_mut().write_all(&line) {
+        let sent = match file {
+            Some(file) => self.send_with(&line, file),
+            None => self.stream.get_mut().write_all(&line),
+        };
+        match sent {
             // It has hung up, maybe with a word about its end.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             written => written.map_err(|error| self.failed(error))?,
@@ -147,6 +170,20 @@ impl Client {
             },
             Answer::Over => Err(ClientError::Ended(self.vm.clone())),
         }
+    }
+
+    /// The file goes with the first byte.
+    fn send_with(&mut self, line: &[u8], file: BorrowedFd<'_>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        let files = [file];
+        if !beside.push(SendAncillaryMessage::ScmRights(&files)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let stream = self.stream.get_mut();
+        let (first, rest) = line.split_at(line.len().min(1));
+        sendmsg(&*stream, &[IoSlice::new(first)], &mut beside, SendFlags::NOSIGNAL)?;
+        stream.write_all(rest)
     }
 
     /// The same, for what may take the guest that long.
@@ -245,6 +282,20 @@ fn may_control(guest: Uid) -> bool {
 
 fn open_process(pid: Pid) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// The keeper is gone, and the kernel is ending the machine, which still had the socket. Why there is no connection, in a moment.
+fn without_keeper(place: &Place, vm: &str, stream: &UnixStream) -> ClientError {
+    // Until its end, or as long as an answer may take.
+    let _ = io::copy(&mut stream.take(LONGEST_ANSWER), &mut io::sink());
+    // Of the machine's files the socket may be closed before the lock.
+    for _ in 0..50 {
+        match cannot_connect(place, vm, io::ErrorKind::ConnectionRefused.into()) {
+            ClientError::Between(_) => std::thread::sleep(Duration::from_millis(20)),
+            known => return known,
+        }
+    }
+    ClientError::Between(vm.to_owned())
 }
 
 /// Why there is no connection; what a dead process left is taken away.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context as _;
 
 use super::RunDir;
-use super::scope::in_scope;
+use super::scope::{Limits, in_scope};
 use crate::apply::{Holder, file_name};
 
 /// A log larger than this is put aside before the next start.
@@ -19,6 +19,8 @@ const LARGE: u64 = 4 << 20;
 pub struct Launch<'a> {
     /// The guest.
     pub vm: &'a str,
+    /// What it may take of the host.
+    pub limits: Limits,
     /// The appliance file.
     pub file: &'a Path,
     /// Where relative paths of the file start, where that is not the file's folder.
@@ -89,7 +91,8 @@ impl Launch<'_> {
 
     fn command(&self) -> anyhow::Result<Command> {
         let absolute = |path: &Path| std::path::absolute(path).context("Finding the current folder");
-        let mut command = in_scope(self.vm, self.running).unwrap_or_else(|| Command::new("/proc/self/exe"));
+        let scope = in_scope(self.vm, self.running, self.limits);
+        let mut command = scope.unwrap_or_else(|| Command::new("/proc/self/exe"));
         command.arg("run").arg(absolute(self.file)?).args(["--vm", self.vm, "--detached"]);
         let log = format!("{}.console.log", file_name(self.vm));
         command.arg("--console-log").arg(absolute(self.logs)?.join(log));

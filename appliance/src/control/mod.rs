@@ -21,6 +21,7 @@ pub use client::{Answer, Client, ClientError};
 pub use end::End;
 pub use interrupts::host_interrupts;
 pub use launch::{Launch, LaunchError, Launched, usual_logs};
-pub use log::RotatingLog;
+pub use log::{LogFiles, RotatingLog};
 pub use notes::{Ending, Notes, Start, name_of};
 pub use place::{Place, RunDir, Served};
+pub use scope::Limits;

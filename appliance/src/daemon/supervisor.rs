@@ -27,7 +27,7 @@ use super::watch::{self, Happened, OfGuest, Teller};
 use crate::admin::{Asked, Parts};
 use crate::apply::Ledger;
 use crate::config::{Restart, start_order};
-use crate::control::{End, Launch, LaunchError, Place, name_of};
+use crate::control::{End, Launch, LaunchError, Limits, Place, name_of};
 
 /// What the daemon as a whole does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,8 +408,10 @@ impl Supervisor {
         if notes.is_stopped() {
             return self.somebody_stopped(name);
         }
+        let Some(vm) = self.guests.get(name).and_then(|guest| guest.vm.as_ref()) else { return };
         let launch = Launch {
             vm: name,
+            limits: Limits::of(vm),
             file: &applied::copy(&self.options.state),
             relative_to: self.applied.folder.as_deref(),
             logs: &self.options.logs,

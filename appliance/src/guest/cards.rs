@@ -1,4 +1,4 @@
-//! Virtio devices of a guest, from links and files that are there to devices that the machine takes.
+//! Network cards of a guest: links that are there, opened for the machine.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -7,37 +7,35 @@ use std::os::fd::OwnedFd;
 use anyhow::Context;
 use netconfig::blocking::with_network;
 use netconfig::{LinkKind, tap};
-use vmm::spec::VirtioSlot;
-use vmm::virtio::net::{Net, NetSpec};
-use vmm::virtio::rng::Rng;
+use vmm::virtio::net::listen_for_links;
 
+use super::parts::CardPart;
 use crate::apply::Taps;
-use crate::config::Vm;
+use crate::jail::Files;
 use crate::plan::Card;
 
 const VHOST_NET: &str = "/dev/vhost-net";
-
-/// All virtio devices of a guest, in the order of their root ports.
-pub(super) fn virtio(vm: &Vm, cards: &[Card], taps: &Taps) -> anyhow::Result<Vec<VirtioSlot>> {
-    let mut slots = cards.iter().map(|card| open(card, taps)).collect::<anyhow::Result<Vec<_>>>()?;
-    if vm.rng {
-        slots.push(VirtioSlot { name: "rng".to_owned(), device: Box::new(Rng) });
-    }
-    Ok(slots)
-}
 
 /// The machine's name for a card.
 pub(super) fn name(card: &Card) -> String {
     format!("nic {}", card.name)
 }
 
-fn open(card: &Card, taps: &Taps) -> anyhow::Result<VirtioSlot> {
+/// Opens the link of a card, and what serves it.
+pub(super) fn open(card: &Card, taps: &Taps, files: &mut Files) -> anyhow::Result<CardPart> {
     let name = name(card);
     let taps = open_link(card, taps).with_context(|| format!("Opening the link {} of {name}", card.link))?;
     let vhost = open_vhost(&name, card.queues);
-    let mtu = u16::try_from(card.mtu).unwrap_or(u16::MAX);
-    let device = Net::new(&name, NetSpec { mac: card.mac_address.0, mtu }, taps, vhost)?;
-    Ok(VirtioSlot { name, device: Box::new(device) })
+    let watch = listen_for_links();
+    let watch = watch.inspect_err(|error| tracing::debug!("{name}: listening for links: {error}")).ok();
+    Ok(CardPart {
+        mac: card.mac_address.0,
+        mtu: u16::try_from(card.mtu).unwrap_or(u16::MAX),
+        taps: taps.into_iter().map(|tap| files.put(tap)).collect(),
+        vhost: vhost.into_iter().map(|vhost| files.put(vhost)).collect(),
+        watch: watch.map(|socket| files.put(socket)),
+        name,
+    })
 }
 
 fn open_link(card: &Card, taps: &Taps) -> anyhow::Result<Vec<OwnedFd>> {

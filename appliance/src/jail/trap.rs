@@ -42,10 +42,15 @@ fn number(info: *mut libc::siginfo_t) -> i32 {
     unsafe { *info.cast::<i32>().add(6) }
 }
 
-extern "C" fn end(_signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+extern "C" fn end(_signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let mut line = Line::default();
     line.text(b"error: This process made system call ");
-    line.number(number(info));
+    let call = number(info);
+    line.number(call);
+    if i64::from(call) == libc::SYS_ioctl {
+        line.text(b" with 0x");
+        line.hex(second(context));
+    }
     line.text(b" on thread ");
     let mut name = [0_u8; 16];
     // SAFETY: the kernel writes 16 bytes at most.
@@ -57,6 +62,17 @@ extern "C" fn end(_signal: i32, info: *mut libc::siginfo_t, _context: *mut libc:
         libc::write(2, line.bytes.as_ptr().cast(), line.length);
         libc::_exit(CODE);
     }
+}
+
+/// The second argument of the call that was made: what an ioctl(2) asks for.
+fn second(context: *mut libc::c_void) -> u32 {
+    // SAFETY: the kernel hands over the interrupted thread's state.
+    let value = unsafe {
+        (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs.get(libc::REG_RSI as usize).copied()
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel takes 32 bits of it")]
+    let number = value.unwrap_or(0).cast_unsigned() as u32;
+    number
 }
 
 extern "C" fn refuse(_signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -89,6 +105,13 @@ impl Line {
         }
     }
 
+    fn hex(&mut self, number: u32) {
+        for place in (0..8_u32).rev() {
+            let digit = number >> (4 * place) & 15;
+            self.text(&[b"0123456789abcdef".get(digit as usize).copied().unwrap_or(b'?')]);
+        }
+    }
+
     fn number(&mut self, number: i32) {
         let mut power = 1_000_000_000;
         let mut begun = false;
@@ -114,6 +137,9 @@ mod tests {
             line.number(number);
             String::from_utf8(line.bytes[..line.length].to_vec()).unwrap()
         };
+        let mut line = Line::default();
+        line.hex(0xae80_003f);
+        assert_eq!(&line.bytes[..line.length], b"ae80003f");
         assert_eq!([0, 7, 59, 310, 1000].map(written), ["0", "7", "59", "310", "1000"]);
     }
 

@@ -4,20 +4,50 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// KiB of one process, in proportion where pages are shared with others (Pss of proc_pid_smaps(5)).
+/// KiB of processes, in proportion where pages are shared with others (Pss of proc_pid_smaps(5)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overhead {
     /// All mappings but the guest's RAM.
     pub all: u64,
-    /// Of it, what the process has written: heap, stacks, relocated data. The rest is files that the page cache holds too.
+    /// Of it, what they have written: heap, stacks, relocated data. The rest is files that the page cache holds too.
     pub written: u64,
 }
 
-/// Of a process whose guest has `ram` bytes of RAM, all in memory files.
+/// Of a process whose guest has `ram` bytes of RAM, all in memory files, together with the processes that it has started.
 pub fn overhead(pid: u32, ram: u64) -> Result<Overhead> {
-    let path = Path::new("/proc").join(pid.to_string()).join("smaps");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("Reading {}", path.display()))?;
-    Ok(parse(&text, ram))
+    let mut total = Overhead::default();
+    for pid in family(pid)? {
+        let path = Path::new("/proc").join(pid.to_string()).join("smaps");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("Reading {}", path.display()))?;
+        let own = parse(&text, ram);
+        total.all = total.all.saturating_add(own.all);
+        total.written = total.written.saturating_add(own.written);
+    }
+    Ok(total)
+}
+
+/// A process, its children, and theirs.
+fn family(first: u32) -> Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in Path::new("/proc").read_dir().context("Reading /proc")? {
+        let entry = entry.context("Reading /proc")?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // Others come and go. Behind the name, which may have any byte: the state, and who started it (proc_pid_stat(5)).
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.extend(parent.map(|parent| (parent, pid)));
+    }
+    let (mut all, mut next) = (vec![first], 0);
+    while let Some(of) = all.get(next).copied() {
+        let children = parents.iter().filter(|(parent, _)| *parent == of).map(|(_, pid)| *pid);
+        let fresh: Vec<u32> = children.filter(|pid| !all.contains(pid)).collect();
+        all.extend(fresh);
+        next += 1;
+    }
+    Ok(all)
 }
 
 /// Every mapping counts but those of a memory file as large as guest RAM, or as one of its parts: half of it at least.
@@ -91,5 +121,16 @@ Anonymous:            40 kB
     fn this_process_has_some() {
         let own = overhead(std::process::id(), 1 << 30).unwrap();
         assert!(own.all >= own.written && own.written > 0, "{own:?}");
+    }
+
+    #[test]
+    fn children_are_of_the_family() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let family = family(std::process::id()).unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(family.first(), Some(&std::process::id()));
+        assert!(family.contains(&child.id()), "{family:?}");
     }
 }

@@ -10,8 +10,9 @@ use super::{Context, tail};
 use crate::{command, fresh, host, progress, tool};
 
 /// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 11] =
-    ["kvm", "daemon", "api", "web", "browser", "systemd", "disk", "netns", "crash", "host", "package"];
+const PRIVILEGED: [&str; 12] = [
+    "kvm", "jail", "daemon", "api", "web", "browser", "systemd", "disk", "netns", "crash", "host", "package",
+];
 
 /// What suites of a whole system need beside the others.
 const SYSTEMD: [(&str, &str); 1] = [("systemd", "is process 1 of hosts that the suite makes in namespaces")];
@@ -59,6 +60,17 @@ pub(super) fn unit(context: &Context) -> Result<Outcome> {
 
 pub(super) fn kvm(context: &Context) -> Result<Outcome> {
     with_guests(context, "kvm")
+}
+
+/// As root alone: a user's process lacks some of its walls.
+pub(super) fn jail(context: &Context) -> Result<Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Outcome::Skipped("only root can lock a process up whole".to_owned()));
+    }
+    let mut command = fresh::cargo();
+    command.env("REQUIRE", "jail");
+    command.args(["test", "--package", "throughway", "--locked", "--test", "jail"]);
+    Ok(Outcome::Ran(tests(context, "jail", &mut command)?))
 }
 
 pub(super) fn api(context: &Context) -> Result<Outcome> {

@@ -63,7 +63,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 18] = [
+pub(super) const SUITES: [Suite; 19] = [
     Suite {
         name: "fmt",
         what: "the code is formatted",
@@ -103,6 +103,14 @@ pub(super) const SUITES: [Suite; 18] = [
         gates: true,
         boxed: false,
         run: cargo::kvm,
+    },
+    Suite {
+        name: "jail",
+        what: "a guest's machine tries what is forbidden, on each kind of its threads",
+        test_target: Some("jail"),
+        gates: true,
+        boxed: false,
+        run: cargo::jail,
     },
     Suite {
         name: "daemon",

@@ -1,8 +1,6 @@
-//! From `vfio-ioctls`' errors to ours: which function, what was being done, the errno.
+//! From errno and the library's errors to ours: which function, what was being done, the errno.
 
 use std::io;
-
-use vfio_ioctls::VfioError;
 
 use crate::function::Error;
 
@@ -25,12 +23,12 @@ pub(super) fn dead(function: String) -> Error {
 }
 
 /// With the errno that is somewhere in the chain, or the library's own words where there is none.
-pub(super) fn convert(label: &str, doing: impl Into<String>, error: VfioError) -> Error {
-    if matches!(error, VfioError::GroupViable) {
-        let what = "its IOMMU group is not viable: another member is bound to a host driver".to_owned();
-        return Error::Invalid { function: label.to_owned(), what };
-    }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+pub(super) fn convert(
+    label: &str,
+    doing: impl Into<String>,
+    error: &(dyn std::error::Error + 'static),
+) -> Error {
+    let mut cause = Some(error);
     while let Some(link) = cause {
         let errno = link.downcast_ref::<vmm_sys_util::errno::Error>().map(|error| error.errno());
         let errno = errno.or_else(|| link.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error));
@@ -61,6 +59,7 @@ mod tests {
         assert!(matches!(gone, Error::Gone { .. }));
         let io = failed("x", "reading", io::Error::from_raw_os_error(libc::EIO));
         assert!(matches!(io, Error::Io { .. }));
-        assert!(matches!(convert("x", "opening", VfioError::GroupViable), Error::Invalid { .. }));
+        let deep = vmm_sys_util::errno::Error::new(libc::ENODEV);
+        assert!(matches!(convert("x", "opening", &deep), Error::Gone { .. }));
     }
 }

@@ -1,24 +1,29 @@
 //! One function that the kernel serves.
 
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_AUTOMASKED, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_INFO_NORESIZE,
     VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
-    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP,
-    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
 };
-use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
 
+use super::cdev::Cdev;
 use super::failure::{dead, failed};
 use super::ioctl::{self, SetIrqs};
 use super::iommu::{Backend, Iommu};
+use super::space::Member;
 use crate::function::{Error, IoAddressSpace, IrqInfo, IrqKind, MmapArea, PciFunction, Region, RegionIndex};
+
+/// By what the kernel is told what to do with a function. Dropped, the function leaves its address space.
+pub(super) enum Handle {
+    /// Its character device.
+    Cdev(Cdev),
+    /// A file that its group gave.
+    Member(Member),
+}
 
 /// A region with the offset at which the device's file shows it.
 struct Place {
@@ -29,24 +34,24 @@ struct Place {
 /// One function, opened through VFIO.
 pub struct KernelFunction {
     label: String,
-    path: PathBuf,
-    /// Dropped by hand: its destructor panics where sysfs is gone.
-    device: ManuallyDrop<VfioDevice>,
+    handle: Handle,
     places: Vec<Place>,
     resettable: bool,
     iommu: Arc<Iommu>,
 }
 
 impl KernelFunction {
-    pub(super) fn new(
-        label: String,
-        path: PathBuf,
-        device: VfioDevice,
-        iommu: Arc<Iommu>,
-    ) -> Result<Self, Error> {
-        let places = (0..9).map(|index| place(&device, index)).collect();
-        let mut function =
-            Self { label, path, device: ManuallyDrop::new(device), places, resettable: false, iommu };
+    pub(super) fn new(label: String, handle: Handle, iommu: Arc<Iommu>) -> Result<Self, Error> {
+        let mut function = Self { label, handle, places: Vec::new(), resettable: false, iommu };
+        let place = |index| {
+            let (region, offset) = match &function.handle {
+                Handle::Cdev(cdev) => cdev.region(index),
+                // One that the device does not have is an error.
+                Handle::Member(member) => ioctl::region(member.file(), index).unwrap_or_default(),
+            };
+            Place { region, offset }
+        };
+        function.places = (0..9).map(place).collect();
         let flags = ioctl::device_flags(function.fd()).map_err(function.failed("asking what it can do"))?;
         function.resettable = flags & VFIO_DEVICE_FLAGS_RESET != 0;
         match function.check_alive("opening it through VFIO") {
@@ -56,8 +61,10 @@ impl KernelFunction {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor belongs to `self.device`, which lives as long as the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.device.as_raw_fd()) }
+        match &self.handle {
+            Handle::Cdev(cdev) => cdev.file(),
+            Handle::Member(member) => member.file(),
+        }
     }
 
     fn failed(&self, doing: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
@@ -121,7 +128,7 @@ impl KernelFunction {
     fn hot_reset(&self) -> Result<(), Error> {
         let peers = self.hot_reset_peers()?;
         if self.iommu.backend() == Backend::Group {
-            // The group's file is inside vfio-ioctls; without it the kernel cannot be shown that all are ours.
+            // All of them would have to be open here, in groups that may hold more than that.
             let others: Vec<_> =
                 peers.iter().map(ToString::to_string).filter(|peer| *peer != self.label).collect();
             let what = format!(
@@ -132,31 +139,6 @@ impl KernelFunction {
         }
         ioctl::hot_reset(self.fd(), &[]).map_err(self.failed("resetting its slot or bus"))
     }
-}
-
-fn place(device: &VfioDevice, index: u32) -> Place {
-    let flags = device.get_region_flags(index);
-    let size = device.get_region_size(index);
-    let mut mmap = Vec::new();
-    if flags & VFIO_REGION_INFO_FLAG_MMAP != 0 && size > 0 {
-        mmap.push(MmapArea { offset: 0, size });
-        for capability in device.get_region_caps(index) {
-            if let VfioRegionInfoCap::SparseMmap(sparse) = capability {
-                mmap = sparse
-                    .areas
-                    .iter()
-                    .map(|area| MmapArea { offset: area.offset, size: area.size })
-                    .collect();
-            }
-        }
-    }
-    let region = Region {
-        size,
-        readable: flags & VFIO_REGION_INFO_FLAG_READ != 0,
-        writable: flags & VFIO_REGION_INFO_FLAG_WRITE != 0,
-        mmap,
-    };
-    Place { region, offset: device.get_region_offset(index) }
 }
 
 impl PciFunction for KernelFunction {
@@ -172,7 +154,7 @@ impl PciFunction for KernelFunction {
         data.fill(0xff);
         let at = self.range(index, offset, data.len())?;
         // SAFETY: the buffer is valid for its length.
-        let count = unsafe { libc::pread(self.device.as_raw_fd(), data.as_mut_ptr().cast(), data.len(), at) };
+        let count = unsafe { libc::pread(self.fd().as_raw_fd(), data.as_mut_ptr().cast(), data.len(), at) };
         let doing = || format!("reading {} bytes at {offset:#x} of its {index:?} region", data.len());
         match usize::try_from(count) {
             Ok(count) if count == data.len() => Ok(()),
@@ -188,7 +170,7 @@ impl PciFunction for KernelFunction {
     fn write(&self, index: RegionIndex, offset: u64, data: &[u8]) -> Result<(), Error> {
         let at = self.range(index, offset, data.len())?;
         // SAFETY: the buffer is valid for its length.
-        let count = unsafe { libc::pwrite(self.device.as_raw_fd(), data.as_ptr().cast(), data.len(), at) };
+        let count = unsafe { libc::pwrite(self.fd().as_raw_fd(), data.as_ptr().cast(), data.len(), at) };
         let doing = || format!("writing {} bytes at {offset:#x} of its {index:?} region", data.len());
         match usize::try_from(count) {
             Ok(count) if count == data.len() => Ok(()),
@@ -208,12 +190,16 @@ impl PciFunction for KernelFunction {
     }
 
     fn irq_info(&self, kind: IrqKind) -> IrqInfo {
-        let Some(irq) = self.device.get_irq_info(kind.number()) else { return IrqInfo::default() };
+        let told = match &self.handle {
+            Handle::Cdev(cdev) => cdev.irq_info(kind.number()),
+            Handle::Member(member) => ioctl::irq_info(member.file(), kind.number()),
+        };
+        let Ok((flags, count)) = told else { return IrqInfo::default() };
         IrqInfo {
-            count: irq.count,
-            maskable: irq.flags & VFIO_IRQ_INFO_MASKABLE != 0,
-            automasked: irq.flags & VFIO_IRQ_INFO_AUTOMASKED != 0,
-            noresize: irq.flags & VFIO_IRQ_INFO_NORESIZE != 0,
+            count,
+            maskable: flags & VFIO_IRQ_INFO_MASKABLE != 0,
+            automasked: flags & VFIO_IRQ_INFO_AUTOMASKED != 0,
+            noresize: flags & VFIO_IRQ_INFO_NORESIZE != 0,
         }
     }
 
@@ -261,25 +247,5 @@ impl PciFunction for KernelFunction {
 
     fn address_space(&self) -> Arc<dyn IoAddressSpace> {
         Arc::clone(&self.iommu) as _
-    }
-}
-
-impl Drop for KernelFunction {
-    fn drop(&mut self) {
-        // SAFETY: nothing touches `self.device` after this, and this runs once.
-        let device = unsafe { ManuallyDrop::take(&mut self.device) };
-        if !self.path.exists() {
-            // The device was unplugged: the library would unwrap what sysfs no longer says. The kernel closes the file when
-            // the process ends.
-            tracing::warn!(
-                "{}: the device is gone; its descriptor is kept until this process ends",
-                self.label
-            );
-            std::mem::forget(device);
-            return;
-        }
-        if catch_unwind(AssertUnwindSafe(|| drop(device))).is_err() {
-            tracing::warn!("{}: it could not be let go cleanly", self.label);
-        }
     }
 }

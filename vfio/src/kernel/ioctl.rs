@@ -1,4 +1,4 @@
-//! The ioctls that `vfio-ioctls` lacks, or whose errno it drops: one interrupt range, reset, hot reset, IOVA ranges.
+//! What is asked of a function and of its address space: regions, interrupts, reset, hot reset, IOVA ranges.
 //!
 //! Structures and numbers: the kernel's `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h`.
 
@@ -10,12 +10,17 @@ use iommufd_bindings::iommufd::{
     IOMMUFD_CMD_IOAS_IOVA_RANGES, IOMMUFD_TYPE, iommu_ioas_iova_ranges, iommu_iova_range,
 };
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_TYPE, vfio_device_info,
-    vfio_iommu_type1_info,
+    VFIO_BASE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+    VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ,
+    VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE, vfio_device_info, vfio_iommu_type1_info,
 };
 use vmm_sys_util::ioctl_io_nr;
 
+use crate::function::{MmapArea, Region};
+
 ioctl_io_nr!(DEVICE_GET_INFO, VFIO_TYPE.into(), VFIO_BASE + 7);
+ioctl_io_nr!(DEVICE_GET_REGION_INFO, VFIO_TYPE.into(), VFIO_BASE + 8);
+ioctl_io_nr!(DEVICE_GET_IRQ_INFO, VFIO_TYPE.into(), VFIO_BASE + 9);
 ioctl_io_nr!(DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
 ioctl_io_nr!(DEVICE_HOT_RESET_INFO, VFIO_TYPE.into(), VFIO_BASE + 12);
@@ -27,7 +32,7 @@ ioctl_io_nr!(IOAS_IOVA_RANGES, IOMMUFD_TYPE as u32, IOMMUFD_CMD_IOAS_IOVA_RANGES
 const MOST: usize = 1 << 20;
 
 /// What a structure's first word says of it: its size in bytes.
-const fn size<T>() -> u32 {
+pub(super) const fn size<T>() -> u32 {
     assert!(size_of::<T>() < 4096);
     #[expect(clippy::cast_possible_truncation, reason = "checked just above")]
     let size = size_of::<T>() as u32;
@@ -40,6 +45,48 @@ fn call(fd: BorrowedFd<'_>, request: libc::c_ulong, argument: &mut [u32]) -> io:
     // there at most the length of the buffer, and the kernel touches no more than that.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, argument.as_mut_ptr()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What a region is, and at which offset the device's file shows it (VFIO_DEVICE_GET_REGION_INFO).
+pub(super) fn region(device: BorrowedFd<'_>, index: u32) -> io::Result<(Region, u64)> {
+    const FIXED: usize = 8;
+    let mut argument = vec![32_u32, 0, index, 0, 0, 0, 0, 0];
+    call(device, DEVICE_GET_REGION_INFO(), &mut argument)?;
+    let whole = usize::try_from(word(&argument, 0)).unwrap_or(0).min(MOST).div_ceil(4);
+    if word(&argument, 1) & VFIO_REGION_INFO_FLAG_CAPS != 0 && whole > FIXED {
+        argument = vec![0; whole];
+        argument[0] = u32::try_from(whole * 4).map_err(io::Error::other)?;
+        argument[2] = index;
+        call(device, DEVICE_GET_REGION_INFO(), &mut argument)?;
+    }
+    // argsz, flags, index, cap_offset, size, offset.
+    let (flags, chain, size, offset) =
+        (word(&argument, 1), word(&argument, 3), long(&argument, 4), long(&argument, 6));
+    let mut mmap = Vec::new();
+    if flags & VFIO_REGION_INFO_FLAG_MMAP != 0 && size > 0 {
+        let sparse =
+            if flags & VFIO_REGION_INFO_FLAG_CAPS == 0 { None } else { sparse_areas(&argument, chain) };
+        mmap = sparse.unwrap_or_else(|| vec![MmapArea { offset: 0, size }]);
+    }
+    let (readable, writable) =
+        (flags & VFIO_REGION_INFO_FLAG_READ != 0, flags & VFIO_REGION_INFO_FLAG_WRITE != 0);
+    Ok((Region { size, readable, writable, mmap }, offset))
+}
+
+/// What of a region can be mapped, where its capability chain says that it is not all.
+fn sparse_areas(words: &[u32], first: u32) -> Option<Vec<MmapArea>> {
+    let at = capability(words, first, VFIO_REGION_INFO_CAP_SPARSE_MMAP)?;
+    // header: 2 words, nr_areas, reserved, then pairs of 64-bit numbers.
+    let count = usize::try_from(word(words, at + 2)).unwrap_or(0).min(words.len() / 4);
+    let area = |i| MmapArea { offset: long(words, at + 4 + 4 * i), size: long(words, at + 6 + 4 * i) };
+    Some((0..count).map(area).collect())
+}
+
+/// Flags and number of interrupts of one kind (VFIO_DEVICE_GET_IRQ_INFO).
+pub(super) fn irq_info(device: BorrowedFd<'_>, index: u32) -> io::Result<(u32, u32)> {
+    let mut argument = [16_u32, 0, index, 0];
+    call(device, DEVICE_GET_IRQ_INFO(), &mut argument)?;
+    Ok((argument[1], argument[3]))
 }
 
 /// VFIO_DEVICE_GET_INFO: the flags (VFIO_DEVICE_FLAGS_*).
@@ -139,26 +186,42 @@ pub(super) fn container_ranges(container: BorrowedFd<'_>) -> io::Result<Vec<Rang
     Ok(ranges_in_chain(&argument, argument.get(4).copied().unwrap_or(0)))
 }
 
-/// Walks a capability chain (struct vfio_info_cap_header: id 16, version 16, next 32; offsets from the structure's start).
 fn ranges_in_chain(words: &[u32], first: u32) -> Vec<RangeInclusive<u64>> {
-    let word = |at: usize| words.get(at).copied();
-    let long = |at: usize| Some(u64::from(word(at)?) | u64::from(word(at + 1)?) << 32);
+    let Some(at) = capability(words, first, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE) else {
+        return vec![0..=u64::MAX];
+    };
+    // header: 2 words, nr_iovas, reserved, then pairs of 64-bit numbers.
+    let count = usize::try_from(word(words, at + 2)).unwrap_or(0).min(words.len() / 4);
+    let inside = |i: &usize| at + 4 * i + 8 <= words.len();
+    let pair = |i| long(words, at + 4 + 4 * i)..=long(words, at + 6 + 4 * i);
+    (0..count).take_while(inside).map(pair).collect()
+}
+
+/// A word of a structure; 0 behind its end.
+fn word(words: &[u32], at: usize) -> u32 {
+    words.get(at).copied().unwrap_or(0)
+}
+
+/// Two words of a structure as one number.
+fn long(words: &[u32], at: usize) -> u64 {
+    u64::from(word(words, at)) | u64::from(word(words, at + 1)) << 32
+}
+
+/// Where in a capability chain the capability `wanted` is, in words (struct vfio_info_cap_header: id 16, version 16, next 32;
+/// offsets from the structure's start).
+fn capability(words: &[u32], first: u32, wanted: u32) -> Option<usize> {
     let mut at = usize::try_from(first / 4).unwrap_or(0);
     // Each capability is at least two words, so a chain that is longer than this is a loop.
     for _ in 0..words.len() / 2 {
-        let (Some(id), Some(next)) = (word(at), word(at + 1)) else { break };
-        if at == 0 {
-            break;
+        if at == 0 || at + 1 >= words.len() {
+            return None;
         }
-        if id & 0xffff == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE {
-            // header: 2 words, nr_iovas, reserved, then pairs of 64-bit numbers.
-            let count = usize::try_from(word(at + 2).unwrap_or(0)).unwrap_or(0).min(words.len() / 4);
-            let pair = |i| Some(long(at + 4 + 4 * i)?..=long(at + 6 + 4 * i)?);
-            return (0..count).map_while(pair).collect();
+        if word(words, at) & 0xffff == wanted {
+            return Some(at);
         }
-        at = usize::try_from(next / 4).unwrap_or(0);
+        at = usize::try_from(word(words, at + 1) / 4).unwrap_or(0);
     }
-    vec![0..=u64::MAX]
+    None
 }
 
 /// The IOVA ranges of an IOAS (IOMMU_IOAS_IOVA_RANGES), ascending.
@@ -204,10 +267,22 @@ mod tests {
         assert_eq!(ranges_in_chain(&words, 32), [0..=0xfedf_ffff, 0xfef0_0000..=0x7f_ffff_ffff]);
     }
 
+    #[test]
+    fn areas_that_can_be_mapped_are_found() {
+        let mut words = vec![0_u32; 8];
+        words.extend([0x0001_0001, 0, 2, 0]);
+        words.extend([0, 0, 0x1000, 0, 0x3000, 0, 0, 1]);
+        let area = |offset, size| MmapArea { offset, size };
+        assert_eq!(sparse_areas(&words, 32), Some(vec![area(0, 0x1000), area(0x3000, 1 << 32)]));
+        words[8] = 0x0001_0003;
+        assert_eq!(sparse_areas(&words, 32), None, "all of it");
+    }
+
     proptest! {
         #[test]
         fn no_chain_can_panic_or_hang(words in proptest::collection::vec(0_u32..64, 0..64), first in 0_u32..300) {
             ranges_in_chain(&words, first);
+            sparse_areas(&words, first);
         }
     }
 }

@@ -1,12 +1,15 @@
 //! One client of the control socket: what it sent and is not yet a request, and what it has not yet taken.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+
+use rustix::process::Uid;
 
 use super::protocol::LONGEST_LINE;
 use super::recent::Recent;
@@ -32,6 +35,8 @@ pub(super) struct Connection {
     pub(super) serial: u64,
     pub(super) mode: Mode,
     input: Vec<u8>,
+    /// What came beside it.
+    file: Option<OwnedFd>,
     output: Vec<u8>,
     sent: usize,
     /// The other side sends no more.
@@ -54,6 +59,7 @@ impl Connection {
             serial,
             mode: Mode::Requests,
             input: Vec::new(),
+            file: None,
             output: hello.to_vec(),
             sent: 0,
             input_ended: false,
@@ -78,12 +84,22 @@ impl Connection {
     pub(super) fn readable(&mut self, room: usize) -> Vec<u8> {
         let most = if self.is_writer() { room.min(PIECE) } else { PIECE };
         let mut bytes = vec![0; most];
-        let count = match recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT) {
-            Ok((0, _)) => {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut beside, flags);
+        // Of several the kernel hands over one, and closes the others.
+        let file = beside.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+            _ => None,
+        });
+        self.file = file.or(self.file.take());
+        let count = match received.map(|received| received.bytes) {
+            Ok(0) => {
                 self.input_ended = true;
                 return Vec::new();
             }
-            Ok((count, _)) => count,
+            Ok(count) => count,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Vec::new(),
             Err(_) => {
                 (self.input_ended, self.closing) = (true, true);
@@ -127,6 +143,11 @@ impl Connection {
         self.heard = Instant::now();
         self.stuck = if self.input.is_empty() { None } else { Some(self.heard) };
         Some(Line::Whole(line))
+    }
+
+    /// The file that came with the request.
+    pub(super) fn take_file(&mut self) -> Option<OwnedFd> {
+        self.file.take()
     }
 
     pub(super) fn put(&mut self, bytes: &[u8]) {
@@ -254,6 +275,15 @@ impl AsFd for Connection {
 
 /// Whether the process at the other end is root's, or of the user that runs this one.
 pub(super) fn may_control(socket: &OwnedFd) -> io::Result<bool> {
-    let other = rustix::net::sockopt::socket_peercred(socket)?.uid;
-    Ok(other.is_root() || other == rustix::process::geteuid())
+    // rustix takes a process number of 0 for an error; seen from among other process numbers, it is 0.
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = libc::socklen_t::try_from(size_of_val(&peer)).unwrap_or(0);
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+    // SAFETY: the kernel writes at most `length` bytes, which is how long the structure is.
+    let asked =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut peer).cast(), &raw mut length) };
+    if asked != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(crate::own::belongs_to(Uid::from_raw(peer.uid)))
 }

@@ -45,11 +45,12 @@ pub enum Request {
         /// Whether it is plugged in.
         up: bool,
     },
-    /// Puts another medium into a CD drive, or takes the one that is there out.
+    /// Puts another medium into a CD drive, or takes the one that is there out. The image comes with the request, opened for
+    /// reading: as a descriptor beside its bytes (`SCM_RIGHTS`).
     Medium {
         /// The drive's name in the guest's file.
         disk: String,
-        /// Absolute path of a raw image; `null` leaves the drive open and empty.
+        /// Absolute path of the raw image, for messages; `null` leaves the drive open and empty.
         path: Option<PathBuf>,
         /// Also where the guest has locked the drive.
         #[serde(default)]

@@ -169,6 +169,11 @@ impl Server {
         (connection.serial == client.serial).then_some(connection)
     }
 
+    /// The file that came with a client's request.
+    pub(crate) fn take_file(&mut self, client: Client) -> Option<OwnedFd> {
+        self.connection(client)?.take_file()
+    }
+
     /// Answers a request that [`next_request`](Self::next_request) gave.
     pub(crate) fn answer(&mut self, client: Client, message: &Message) {
         if let Some(connection) = self.connection(client) {

@@ -86,6 +86,42 @@ impl Chain {
         Ok(Self { layers, access: rules.access, direct: rules.direct })
     }
 
+    /// What was opened, handed over by whoever did: the same layers, with the same locks.
+    ///
+    /// # Errors
+    /// There is no layer, too many, or one that is neither a file nor a block device.
+    pub fn of(layers: Vec<Layer>, access: Access, direct: bool) -> Result<Self, Error> {
+        if layers.is_empty() || layers.len() > MOST_LAYERS {
+            return Err(Error::refused(Path::new("-"), format!("has {} files", layers.len())));
+        }
+        for Layer { file, path, .. } in &layers {
+            is_storage(file, path)?;
+        }
+        Ok(Self { layers, access, direct })
+    }
+
+    /// The one file of a raw disk that another program has opened for reading; locked here.
+    ///
+    /// # Errors
+    /// It is no disk, or somebody writes to it.
+    pub fn of_medium(file: File, path: &Path) -> Result<Self, Error> {
+        is_storage(&file, path)?;
+        lock::lock(&file, path, Access::Read)?;
+        check_raw(&file, path)?;
+        let layer = Layer { file, format: Format::Raw, path: path.to_owned() };
+        Self::of(vec![layer], Access::Read, false)
+    }
+
+    /// Its layers, for who takes them elsewhere.
+    pub fn into_layers(self) -> Vec<Layer> {
+        self.layers
+    }
+
+    /// Whether it is to bypass the host's page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
     /// The files, the uppermost first.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
@@ -171,14 +207,19 @@ fn open(path: &Path, named: &Path, access: Access) -> Result<File, Error> {
     let file = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
         .map_err(|errno| Error::io("Opening the image", named)(errno.into()))?;
     let file = File::from(file);
-    let kind = file.metadata().map_err(Error::io("Looking at", named))?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(Error::refused(named, "is neither a file nor a block device"));
-    }
+    is_storage(&file, named)?;
     // An io_uring would otherwise answer with EAGAIN where it ought to wait for the disk.
     rustix::fs::fcntl_setfl(&file, OFlags::empty())
         .map_err(|errno| Error::io("Setting the flags of", named)(errno.into()))?;
     Ok(file)
+}
+
+fn is_storage(file: &File, named: &Path) -> Result<(), Error> {
+    let kind = file.metadata().map_err(Error::io("Looking at", named))?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    }
+    Err(Error::refused(named, "is neither a file nor a block device"))
 }
 
 fn check_raw(file: &File, path: &Path) -> Result<(), Error> {

@@ -11,6 +11,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 
 const USED: i64 = 100;
@@ -26,7 +28,8 @@ const RESIZE: i64 = 3;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What an image is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Access {
     /// Reading; others may read too.
     Read,

@@ -28,6 +28,7 @@ use crate::memory::GuestRam;
 use crate::passthrough::{DmaMap, map_guest_ram};
 use crate::pci::Devfn;
 use crate::spec::NewDevice;
+use crate::threads::{self, Kind};
 use crate::vm::{Signal, Vm};
 
 /// A guest that has not taken notice of the button is asked again after that long.
@@ -240,7 +241,10 @@ impl Hotplug {
 
     fn spawn(&mut self, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
         self.threads.retain(|thread| !thread.is_finished());
-        let thread = std::thread::Builder::new().name("hotplug".into()).spawn(body);
+        let thread = std::thread::Builder::new().name("hotplug".into()).spawn(move || {
+            threads::begins(Kind::Hotplug);
+            body();
+        });
         self.threads.push(thread.map_err(|error| format!("Starting a thread for hotplug: {error}"))?);
         Ok(())
     }

@@ -78,6 +78,12 @@ impl Begun {
     pub fn begin() -> Result<Self, Error> {
         Ok(Self(Making::begin()?))
     }
+
+    /// Has its thread call what [`guard`](crate::threads::guard) was given, once it has the VM: the owner can do other things
+    /// meanwhile. Else it is called when the machine is made.
+    pub fn guard(&self) {
+        self.0.begin_thread();
+    }
 }
 
 impl Machine {

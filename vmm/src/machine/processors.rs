@@ -22,6 +22,7 @@ use crate::cpuid::{Supported, Template};
 use crate::mailbox::Mailbox;
 use crate::memory::GuestRam;
 use crate::spec::CpuSpec;
+use crate::threads::{self, Kind};
 use crate::vcpu::{self, Buses, Starts, Vcpu};
 use crate::vm::Vm;
 
@@ -92,19 +93,27 @@ pub(super) struct Making {
     vm: Receiver<Arc<Vm>>,
     made: Receiver<Result<Processors, Error>>,
     width: Receiver<u8>,
-    order: Sender<Order>,
+    steps: Sender<Step>,
+}
+
+/// What a thread that makes processors is told.
+enum Step {
+    /// Be of the kind that it is going to be ([`threads`]).
+    Begin,
+    /// Make them; and where the thread may run from then on, where that is not as it is.
+    Make(Box<Order>, Option<libc::cpu_set_t>),
 }
 
 impl Making {
     /// Begins with what is the same for every machine.
     pub(super) fn begin() -> Result<Self, Error> {
-        let (order, ordered) = mpsc::channel();
+        let (steps, told) = mpsc::channel();
         let (vm_is, vm) = mpsc::channel();
         let (width_is, width) = mpsc::channel();
         // The owner waits for what is made, not for the end of the thread that made it.
         let (made_is, made) = mpsc::channel();
         let thread = std::thread::Builder::new().name("processors".into()).stack_size(vcpu::STACK);
-        let thread = thread.spawn(move || match make(&vm_is, &width_is, &ordered) {
+        let thread = thread.spawn(move || match make(&vm_is, &width_is, &told) {
             Ok(Some((made, first))) => {
                 if made_is.send(Ok(made)).is_ok() {
                     first.run();
@@ -116,7 +125,7 @@ impl Making {
         });
         let thread = thread.map_err(Error::io("Starting a thread"))?;
         let everywhere = keep_apart(&thread);
-        Ok(Self { thread, everywhere, vm, made, width, order })
+        Ok(Self { thread, everywhere, vm, made, width, steps })
     }
 
     /// Waits for the VM: without memory and without interrupt controllers.
@@ -127,13 +136,15 @@ impl Making {
         })
     }
 
+    /// Has its thread be of its kind as soon as it has made the VM.
+    pub(super) fn begin_thread(&self) {
+        let _ = self.steps.send(Step::Begin);
+    }
+
     /// Has the vCPUs made.
     pub(super) fn make(self, order: Order) -> Made {
-        if let Some(all) = &self.everywhere {
-            let _ = place(&self.thread, all);
-        }
         // A thread that has ended early says why when it is finished.
-        let _ = self.order.send(order);
+        let _ = self.steps.send(Step::Make(Box::new(order), self.everywhere));
         Made { thread: Some(self.thread), width: self.width, made: self.made }
     }
 }
@@ -193,14 +204,23 @@ fn keep_apart(thread: &JoinHandle<()>) -> Option<libc::cpu_set_t> {
         libc::CPU_CLR(here, &mut others);
         libc::CPU_COUNT(&others)
     };
-    (left > 0 && place(thread, &others).is_ok()).then_some(all)
+    // SAFETY: the thread was not joined, so its handle is valid.
+    (left > 0 && unsafe { place(thread.as_pthread_t(), &others) }.is_ok()).then_some(all)
+}
+
+/// Where the calling thread may run.
+fn place_here(processors: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: the handle is that of this thread.
+    unsafe { place(libc::pthread_self(), processors) }
 }
 
 /// Where a thread may run.
-fn place(thread: &JoinHandle<()>, processors: &libc::cpu_set_t) -> io::Result<()> {
-    // SAFETY: the thread was not joined, so its handle is valid; the set lives through the call.
-    match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of_val(processors), processors) }
-    {
+///
+/// # Safety
+/// The handle is that of a thread that was neither joined nor detached.
+unsafe fn place(thread: libc::pthread_t, processors: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: the caller answers for the handle; the set lives through the call.
+    match unsafe { libc::pthread_setaffinity_np(thread, size_of_val(processors), processors) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
@@ -226,13 +246,30 @@ impl First {
 fn make(
     vm_is: &Sender<Arc<Vm>>,
     width: &Sender<u8>,
-    order: &Receiver<Order>,
+    steps: &Receiver<Step>,
 ) -> Result<Option<(Processors, First)>, Error> {
     let vm = Arc::new(Vm::new()?);
     let _ = vm_is.send(Arc::clone(&vm));
     let supported = Supported::ask(vm.kvm())?;
     let _ = width.send(supported.physical_address_bits());
-    let Ok(order) = order.recv() else { return Ok(None) };
+    let mut begun = false;
+    let (order, everywhere) = loop {
+        match steps.recv() {
+            Ok(Step::Begin) => {
+                threads::begins(Kind::Vcpu);
+                begun = true;
+            }
+            Ok(Step::Make(order, everywhere)) => break (*order, everywhere),
+            Err(_) => return Ok(None),
+        }
+    };
+    // By itself: its owner may be another user by now, who may not place this one.
+    if let Some(all) = &everywhere {
+        let _ = place_here(all);
+    }
+    if !begun {
+        threads::begins(Kind::Vcpu);
+    }
     let template = Template::new(supported, order.cpus)?;
     let mut made = Processors::default();
     for index in 0..order.cpus.count() {

@@ -11,7 +11,7 @@
 //! A pause stops the vCPUs first and then what serves virtio devices, so that nothing of ours changes guest memory; resume
 //! goes the other way. A reset of a paused machine leaves it paused, at its start.
 
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use super::{Change, Changed, Error, HotplugRequest, Running};
 use crate::Outcome;
 use crate::control::{Client, Ended, Message, Request, RunState, Server, Statistics, Status, VcpuStatistics};
-use crate::disk::{self, Access, Chain, Format, Rules};
+use crate::disk::{self, Chain};
+use crate::own;
 use crate::virtio::MediumChange;
 use crate::virtio::scsi::Medium;
 use crate::vm::Counters;
@@ -156,7 +157,8 @@ impl Running {
             }
             return Ok(None);
         }
-        let (message, end) = match self.obey(request)? {
+        let file = self.controlled.server.as_mut().and_then(|server| server.take_file(client));
+        let (message, end) = match self.obey(request, file)? {
             Done::Answer(message) => (message, None),
             Done::Later(result) => {
                 self.controlled.waiting.push((client, result));
@@ -170,7 +172,7 @@ impl Running {
         Ok(end)
     }
 
-    fn obey(&mut self, request: Request) -> Result<Done, Error> {
+    fn obey(&mut self, request: Request, file: Option<OwnedFd>) -> Result<Done, Error> {
         let answer = match request {
             Request::State => Message::State(self.status()),
             Request::Stats => Message::Stats(self.statistics()),
@@ -197,7 +199,7 @@ impl Running {
                 }
                 Err(nics) => Message::refused(no_such("virtio network card", &nic, &nics)),
             },
-            Request::Medium { disk, path, force } => self.change_medium(&disk, path.as_deref(), force),
+            Request::Medium { disk, path, force } => self.change_medium(&disk, path.as_deref(), file, force),
             Request::Add { device, timeout_ms } => {
                 return Ok(self.change(Change::Add { name: device }, timeout_ms));
             }
@@ -271,11 +273,15 @@ impl Running {
         Message::Done
     }
 
-    fn change_medium(&self, disk: &str, path: Option<&Path>, force: bool) -> Message {
-        let opened = path.map(|path| {
-            let chain = Chain::open(path, Format::Raw, &Rules::new(Access::Read))?;
-            Ok::<_, disk::Error>(Medium { image: chain.image()?, path: path.display().to_string() })
+    /// The image is who asks': this process finds no paths.
+    fn change_medium(&self, disk: &str, path: Option<&Path>, file: Option<OwnedFd>, force: bool) -> Message {
+        let opened = path.zip(file).map(|(path, file)| {
+            let image = Chain::of_medium(File::from(file), path)?.image()?;
+            Ok::<_, disk::Error>(Medium { image, path: path.display().to_string() })
         });
+        if opened.is_none() && path.is_some() {
+            return Message::refused("The image is to come with the request, as a descriptor");
+        }
         let medium = match opened.transpose() {
             Ok(medium) => medium,
             Err(error) => return Message::refused(format!("{error}; the drive is as it was")),
@@ -355,7 +361,7 @@ impl Running {
     fn statistics(&self) -> Statistics {
         let vcpus = self.processors.vcpus.iter();
         let counted = |counters: io::Result<Counters>| counters.map(Counters::into_map).unwrap_or_default();
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = own::status();
         Statistics {
             vm: counted(self.machine.vm.stats()),
             vcpus: vcpus.map(|vcpu| VcpuStatistics { kvm: counted(vcpu.stats()) }).collect(),
@@ -409,8 +415,7 @@ mod tests {
     fn sizes_are_read_from_status() {
         let status = "Name:\tx\nVmPin:\t      12 kB\nVmRSS:\t  2048 kB\n";
         assert_eq!((bytes_of(status, "VmPin:"), bytes_of(status, "VmLck:")), (12 << 10, 0));
-        let own = fs::read_to_string("/proc/self/status").unwrap();
-        assert!(bytes_of(&own, "VmRSS:") > 1 << 20);
+        assert!(bytes_of(&own::status(), "VmRSS:") > 1 << 20);
     }
 
     #[test]

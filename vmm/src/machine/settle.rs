@@ -4,11 +4,13 @@
 //! of it. Code is file content: what is unmapped stays in the page cache, and what is needed again is mapped again by a
 //! fault that reads nothing. Of a guest's process remains what it works with.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
+
+use crate::own;
 
 /// How long after the guest's start.
 pub(super) const AFTER: Duration = Duration::from_millis(20);
@@ -32,8 +34,8 @@ pub(super) fn settle() {
 }
 
 fn unmap_code() -> io::Result<()> {
-    let maps = fs::read_to_string("/proc/self/maps")?;
-    let pages = File::open("/proc/self/pagemap")?;
+    let maps = own::maps()?;
+    let pages = own::pagemap()?;
     for range in maps.lines().filter_map(code) {
         if is_as_in_its_file(&pages, &range)? {
             let start = std::ptr::with_exposed_provenance_mut(range.start);
@@ -98,7 +100,7 @@ mod tests {
         let own = vec![1_u8; 4 * PAGE];
         let start = own.as_ptr().addr().next_multiple_of(PAGE);
         assert!(!is_as_in_its_file(&pages, &(start..start + PAGE)).unwrap());
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let maps = own::maps().unwrap();
         let text = maps.lines().find(|line| line.contains("r-xp") && line.contains('/')).unwrap();
         assert!(is_as_in_its_file(&pages, &code(text).unwrap()).unwrap());
     }

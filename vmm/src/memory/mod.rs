@@ -21,6 +21,7 @@ pub use walled::walled;
 
 use crate::layout;
 use crate::spec::{MemoryPolicy, MemorySpec};
+use crate::threads::{self, Kind};
 
 /// Guest RAM cannot be had as asked for.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +183,15 @@ impl GuestRam {
                 .map(|i| (region.host_address.addr() as u64 + i * chunk, chunk.min(region.size - i * chunk)))
                 .collect();
             std::thread::scope(|scope| {
-                let handles: Vec<_> = jobs.iter().map(|job| scope.spawn(|| populate(job.0, job.1))).collect();
+                let handles: Vec<_> = jobs
+                    .iter()
+                    .map(|job| {
+                        scope.spawn(|| {
+                            threads::begins(Kind::Prefault);
+                            populate(job.0, job.1)
+                        })
+                    })
+                    .collect();
                 handles.into_iter().try_for_each(|handle| {
                     handle.join().unwrap_or_else(|_| Err(io::Error::other("a prefault thread failed")))
                 })

@@ -181,7 +181,7 @@ fn check_range(start: u64, size: u64, valid: &[RangeInclusive<u64>]) -> Result<(
 
 /// Sees to it that `more` bytes may be locked beside what is locked already: raises RLIMIT_MEMLOCK where that is allowed.
 fn allow_locking(more: u64) -> Result<(), Error> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = crate::own::status();
     if may_lock_all(&status) {
         return Ok(());
     }

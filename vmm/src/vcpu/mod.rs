@@ -29,6 +29,7 @@ use crate::bus::Bus;
 use crate::mailbox::{Event, Mailbox};
 use crate::memory::GuestRam;
 use crate::outcome::{Crash, CrashKind};
+use crate::threads::{self, Kind};
 use crate::vm::{self, Counters, Stats, Vm};
 use crate::{Action, boot};
 use kick::Switch;
@@ -136,7 +137,10 @@ impl Vcpu {
     ) -> io::Result<JoinHandle<()>> {
         let vcpu = Arc::clone(self);
         let thread = std::thread::Builder::new().name(self.name()).stack_size(STACK);
-        thread.spawn(move || vcpu.run(ram, buses, &mailbox))
+        thread.spawn(move || {
+            threads::begins(Kind::Vcpu);
+            vcpu.run(ram, buses, &mailbox);
+        })
     }
 
     /// Makes the calling thread the vCPU's until its end. It is parked until [`resume`](Self::resume).

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::threads::{self as kinds, Kind};
 use crate::vm::vector::Signal;
 
 /// Why a worker woke up.
@@ -95,6 +96,7 @@ impl Worker {
         let seen = Arc::clone(&shared);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _leaving = Leaving(Arc::clone(&seen));
+            kinds::begins(Kind::Queue);
             body(Stop(seen));
         })?;
         Ok(Self { shared, thread: Some(thread) })

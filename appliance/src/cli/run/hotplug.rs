@@ -1,23 +1,19 @@
 //! Devices of the guest's file, for a guest that runs: prepared as at its start, and given back as at its end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use vfio::PciAddress;
-use vfio::kernel::{Backend, Iommu};
-use vmm::machine::{DeviceSource, Error};
-use vmm::spec::NewDevice;
 
 use super::super::check;
 use super::super::failure::Failure;
 use super::ready_to_plan;
-use crate::apply::{self, Applied, Host, Ledger, Taps};
-use crate::config::Vm;
+use crate::apply::{self, Applied, Host, Ledger};
 use crate::faults;
-use crate::guest;
+use crate::guest::{self, parts::New};
+use crate::jail::Files;
 
 /// What a guest of a file has, and can have.
 pub(super) struct Devices {
@@ -31,8 +27,6 @@ pub(super) struct Devices {
 
 #[derive(Default)]
 struct Held {
-    /// All functions of the guest are in one I/O address space, which ends with the last of them.
-    iommu: Weak<Iommu>,
     /// By the machine's name for it.
     given: BTreeMap<String, Applied>,
     /// Whose stopped DMA is told of.
@@ -45,30 +39,20 @@ impl Devices {
         let held = Held {
             given: by_name(applied),
             watched: applied.slots.iter().flat_map(|(_, functions)| functions).copied().collect(),
-            ..Held::default()
         };
         Self { file: file.to_owned(), folder, vm: vm.to_owned(), state, held: Mutex::new(held) }
     }
 
-    /// The guest's I/O address space.
-    pub(super) fn iommu(&self, kvm: impl FnOnce() -> anyhow::Result<OwnedFd>) -> anyhow::Result<Arc<Iommu>> {
-        let mut held = self.lock();
-        if let Some(iommu) = held.iommu.upgrade() {
-            return Ok(iommu);
-        }
-        let iommu = Iommu::new(Backend::Auto, Some(kvm()?))?;
-        held.iommu = Arc::downgrade(&iommu);
-        Ok(iommu)
-    }
-
-    fn open_one(&self, name: &str, kvm: &dyn Fn() -> Result<OwnedFd, Error>) -> anyhow::Result<NewDevice> {
+    /// Prepares and opens what the file has under this name.
+    pub(super) fn open(&self, name: &str) -> anyhow::Result<(New, Files)> {
         let (document, config) =
             check::load(&self.file).map_err(|problems| plain(Failure::Input(problems)))?;
         let gone = || format!("{} has no guest `{}` any more", self.file, self.vm);
         let vm = guest::only(config.vms.get(&self.vm).with_context(gone)?, name)
             .with_context(|| format!("Guest `{}` of {}", self.vm, self.file))?;
+        let mut files = Files::default();
         if vm.nics.is_empty() && vm.pci.is_empty() {
-            return guest::own_device(&vm, &self.folder);
+            return Ok((guest::own_device(&vm, &self.folder, &mut files)?, files));
         }
         let (host, ledger) = (Host::at(&self.state), Ledger::at(&self.state));
         let applied = {
@@ -77,33 +61,35 @@ impl Devices {
                 .and_then(|()| super::plan_for(&document, &config, &self.vm, &vm, &host, &ledger));
             apply::extend(&plan.map_err(plain)?, &self.vm, &host, &ledger)?
         };
-        let opened = self.open_applied(&vm, &applied, &host.taps, kvm);
-        match &opened {
-            Ok(_) => {
+        let mut open = || -> anyhow::Result<New> {
+            if let Some(functions) = guest::functions(&vm, &applied, &mut files)? {
+                return Ok(New::Functions(functions));
+            }
+            let card = applied.cards.first().context("There is no such device")?;
+            Ok(New::Card(guest::card(card, &host.taps, &mut files)?))
+        };
+        let opened = open();
+        match opened {
+            Ok(new) => {
                 self.watch(&applied);
                 self.lock().given.extend(by_name(&applied));
+                Ok((new, files))
             }
-            Err(_) => {
+            Err(error) => {
+                drop(files);
                 if let Err(error) = self.put_back(&applied) {
                     tracing::error!("{error:#}");
                 }
+                Err(error)
             }
         }
-        opened
     }
 
-    fn open_applied(
-        &self,
-        vm: &Vm,
-        applied: &Applied,
-        taps: &Taps,
-        kvm: &dyn Fn() -> Result<OwnedFd, Error>,
-    ) -> anyhow::Result<NewDevice> {
-        if let Some((name, addresses)) = applied.slots.first() {
-            let iommu = self.iommu(|| Ok(kvm()?))?;
-            return Ok(NewDevice::Functions(guest::slot(vm, name, addresses, &iommu)?));
-        }
-        guest::card(vm, &applied.cards, taps)
+    /// A device is out of the guest and closed: the host gets it back. What the guest was not given is nothing's.
+    pub(super) fn give_back(&self, name: &str) -> anyhow::Result<()> {
+        // Disks and the source of entropy have nothing of the host's.
+        let Some(applied) = self.lock().given.remove(name) else { return Ok(()) };
+        self.put_back(&applied)
     }
 
     fn watch(&self, applied: &Applied) {
@@ -125,18 +111,6 @@ impl Devices {
 
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl DeviceSource for Devices {
-    fn open(&self, name: &str, kvm: &dyn Fn() -> Result<OwnedFd, Error>) -> Result<NewDevice, String> {
-        self.open_one(name, kvm).map_err(|error| format!("{error:#}"))
-    }
-
-    fn give_back(&self, name: &str) -> Result<(), String> {
-        // Disks and the source of entropy have nothing of the host's.
-        let Some(applied) = self.lock().given.remove(name) else { return Ok(()) };
-        self.put_back(&applied).map_err(|error| format!("{error:#}"))
     }
 }
 

@@ -7,11 +7,13 @@ mod start;
 mod stats;
 mod stop;
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use vmm::control::Request;
+use vmm::disk::{self, Access, Chain, Format, Rules};
 
 use super::RunDirOption;
 use super::check::print;
@@ -109,10 +111,19 @@ struct ChangeMedium {
 
 impl ChangeMedium {
     fn ask(&self) -> Result<Exit, Failure> {
-        // The guest's process may be in another folder.
         let path = self.image.as_deref().map(std::path::absolute).transpose().context("Resolving the image");
         let path = path.map_err(Failure::Refused)?;
-        self.guest.ask(&Request::Medium { disk: self.disk.clone(), path, force: self.force })
+        let mut client = self.guest.connect()?;
+        // The guest's process opens nothing; what it is given has our rights, and our lock.
+        let rules = Rules::new(Access::Read);
+        let opened = path.as_deref().map(|path| Chain::open(path, Format::Raw, &rules)).transpose();
+        let unchanged =
+            |error: disk::Error| Failure::Refused(anyhow::anyhow!("{error}; the drive is as it was"));
+        let opened = opened.map_err(unchanged)?;
+        let file = opened.as_ref().and_then(|chain| chain.layers().first()).map(|layer| layer.file.as_fd());
+        let request = Request::Medium { disk: self.disk.clone(), path, force: self.force };
+        client.ask_with(&request, file)?;
+        Ok(Exit::Success)
     }
 }
 

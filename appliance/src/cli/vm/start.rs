@@ -14,7 +14,7 @@ use crate::apply::{self, History};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::{StateDir, check, run};
-use crate::control::{Launch, LaunchError, Launched, usual_logs};
+use crate::control::{Launch, LaunchError, Launched, Limits, usual_logs};
 
 /// How often is looked whether it runs.
 const LOOK: Duration = Duration::from_millis(5);
@@ -42,9 +42,8 @@ pub(super) fn main(arguments: &Arguments, verbose: u8) -> Result<Exit, Failure> 
     let file = file(arguments)?;
     let text = file.to_string_lossy().into_owned();
     let (_, config) = check::load(&text).map_err(Failure::Input)?;
-    if !config.vms.contains_key(name) {
-        return Err(Failure::Refused(run::no_such_guest(&config, &text, name)));
-    }
+    let there = || Failure::Refused(run::no_such_guest(&config, &text, name));
+    let limits = Limits::of(config.vms.get(name).ok_or_else(there)?);
     let place = arguments.guest.running.folder().guest(name);
     if let Some(pid) = place.holder() {
         return Err(Failure::Refused(anyhow::anyhow!("Guest `{name}` runs already, as process {pid}")));
@@ -57,6 +56,7 @@ pub(super) fn main(arguments: &Arguments, verbose: u8) -> Result<Exit, Failure> 
     }
     let launch = Launch {
         vm: name,
+        limits,
         file: &file,
         relative_to: None,
         logs: &logs,

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use link_watch::LinkWatch;
+pub use link_watch::listen as listen_for_links;
 use supervisor::Supervisor;
 use tap::Tap;
 use user::Pair;
@@ -147,12 +148,16 @@ impl Net {
             .map(VhostNet::new)
             .collect::<io::Result<Vec<_>>>()
             .map_err(|source| Error::Vhost { label: label.into(), source })?;
-        // Without it the card works all the same; a tap that vanishes is then silence.
-        let watch = LinkWatch::new().map(Arc::new);
-        let watch = watch.inspect_err(|error| tracing::debug!("{label}: listening for links: {error}")).ok();
         let shared = Arc::new(Shared::default());
         shared.pairs.store(1, Ordering::Release);
-        Ok(Self { label: label.into(), spec, taps, vhost, tables: Arc::default(), watch, shared })
+        Ok(Self { label: label.into(), spec, taps, vhost, tables: Arc::default(), watch: None, shared })
+    }
+
+    /// Has it hear by a socket of [`listen_for_links`] that a link of the host may have gone. Without it the card works all the
+    /// same; a tap that vanishes is then silence.
+    pub fn hearing(mut self, socket: OwnedFd) -> Self {
+        self.watch = Some(Arc::new(LinkWatch::new(socket)));
+        self
     }
 
     /// For pulling the cable while the guest runs.

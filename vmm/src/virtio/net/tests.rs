@@ -154,7 +154,8 @@ fn the_cable_can_be_pulled_and_the_driver_is_told_each_time() {
 fn a_tap_that_vanishes_pulls_the_cable_and_says_so_once() {
     let Some((tap, socket)) = tap() else { return };
     let ram = ram();
-    let mut net = Net::new("nic test", SPEC, vec![tap], Vec::new()).unwrap();
+    let net = Net::new("nic test", SPEC, vec![tap], Vec::new()).unwrap();
+    let mut net = net.hearing(listen_for_links().unwrap());
     let Some(activation) = activation(&ram, ring_feature::VERSION_1) else { return };
     let interrupts = Arc::clone(&activation.interrupts);
     let _workers = net.activate(activation).unwrap();
