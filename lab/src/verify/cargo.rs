@@ -99,12 +99,15 @@ pub(super) fn daemon(context: &Context) -> Result<Outcome> {
 }
 
 pub(super) fn browser(context: &Context) -> Result<Outcome> {
-    let there = |program: &str| std::path::Path::new("/usr/bin").join(program).exists();
-    if !(there("chromium") && there("chromedriver")) {
-        return Ok(Outcome::Skipped(
-            "Debian's packages chromium and chromium-driver are not installed".into(),
-        ));
+    if let Some(skipped) = without_kvm() {
+        return Ok(skipped);
     }
+    host::ensure(&[
+        ("chromium", "somebody looks at the admin interface with it"),
+        ("chromium-driver", "and a test is that somebody"),
+    ])?;
+    with_guests(context, "browser")
+}
     with_guests(context, "browser")
 }
 
