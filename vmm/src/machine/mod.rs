@@ -34,6 +34,7 @@ use std::time::Instant;
 pub use control::{Handle, Watched};
 pub use error::Error;
 pub use hotplug::{Change, Changed, DeviceSource, HotplugRequest};
+pub use settle::settle;
 
 use console::{ConsoleInput, GuestEnd};
 use events::{Events, Source};

@@ -25,7 +25,7 @@ const SWAPPED: u64 = 1 << 62;
 const OF_A_FILE: u64 = 1 << 61;
 
 /// Unmaps code and constants of this program, and gives the heap's unused pages back. Where /proc cannot be read, all stays.
-pub(super) fn settle() {
+pub fn settle() {
     if let Err(error) = unmap_code() {
         tracing::debug!("Code that only the start needed stays mapped: {error}");
     }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::Signal;
 use vmm::VmSpec;
@@ -31,6 +31,11 @@ const LOG_SIZE: (u64, u32) = (4 << 20, 4);
 const MORE_LOCKED: u64 = 256 << 20;
 /// A machine that does not go on with half a message, or takes none, has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long after its last word the start is left alone.
+const AFTER_THE_START: Timespec = Timespec { tv_sec: 0, tv_nsec: 30_000_000 };
+/// The same after a request.
+const AFTER_A_REQUEST: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// What was seen of the end of a guest's machine.
 pub(super) enum Seen {
@@ -149,6 +154,8 @@ impl<'a> Keeper<'a> {
         // One at a time: the machine asks for no second device before it has heard of the first.
         let mut work: Option<Work> = None;
         let mut hears = true;
+        // What only the start needed, or a request, is let go of as the machine does it.
+        let mut settles = Some(AFTER_THE_START);
         loop {
             let log = logged.map(|logged| logged.wire.as_fd());
             let wire = self.machine.wire()?;
@@ -163,10 +170,16 @@ impl<'a> Keeper<'a> {
                 ),
             ];
             fds.extend(log.map(|log| PollFd::from_borrowed_fd(log, PollFlags::IN)));
-            match poll(&mut fds, None) {
+            match poll(&mut fds, settles.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
+                Ok(0) => {
+                    settles = None;
+                    vmm::machine::settle();
+                    continue;
+                }
                 ready => ready.context("Waiting for the guest's process")?,
             };
+            settles = settles.or(Some(AFTER_A_REQUEST));
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             let is = |at: usize| ready.get(at).copied().unwrap_or(false);
             if is(1) && came(&mut heard.stop) {
