@@ -108,8 +108,6 @@ pub(super) fn browser(context: &Context) -> Result<Outcome> {
     ])?;
     with_guests(context, "browser")
 }
-    with_guests(context, "browser")
-}
 
 /// Why no guest can run here.
 fn without_kvm() -> Option<Outcome> {
