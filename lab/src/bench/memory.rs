@@ -16,9 +16,13 @@ pub struct Overhead {
 /// Of a process whose guest has `ram` bytes of RAM, all in memory files, together with the processes that it has started.
 pub fn overhead(pid: u32, ram: u64) -> Result<Overhead> {
     let mut total = Overhead::default();
-    for pid in family(pid)? {
-        let path = Path::new("/proc").join(pid.to_string()).join("smaps");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("Reading {}", path.display()))?;
+    for member in family(pid)? {
+        let path = Path::new("/proc").join(member.to_string()).join("smaps");
+        let text = match std::fs::read_to_string(&path) {
+            // A child that has ended since holds nothing.
+            Err(_) if member != pid => continue,
+            text => text.with_context(|| format!("Reading {}", path.display()))?,
+        };
         let own = parse(&text, ram);
         total.all = total.all.saturating_add(own.all);
         total.written = total.written.saturating_add(own.written);
