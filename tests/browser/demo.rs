@@ -1,5 +1,8 @@
 //! The same visit to a box with real cards: the one that `cargo demo` leaves up, with its igb, and its daemon and guest in it.
 
+#[allow(dead_code, reason = "shared with the suite browser, which does more with it")]
+mod driver;
+
 use std::path::Path;
 
 use crate::driver::Browser;
@@ -10,9 +13,8 @@ fn told(name: &str) -> String {
 }
 
 /// In another terminal, `cargo demo`; then here
-/// `DEMO_URL=https://localhost:PORT DEMO_CODE=CODE cargo test --test browser -- --ignored`.
+/// `DEMO_URL=https://localhost:PORT DEMO_CODE=CODE cargo test --test demo`. No suite runs it.
 #[test]
-#[ignore = "wants the box of `cargo demo` in another terminal: DEMO_URL and DEMO_CODE"]
 fn a_box_with_an_igb_is_claimed_and_set_up() {
     let (url, code) = (told("DEMO_URL"), told("DEMO_CODE"));
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../browser/demo");

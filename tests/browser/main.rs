@@ -6,7 +6,7 @@
 #[allow(dead_code, reason = "shared with the suite daemon, which does more with it")]
 #[path = "../daemon/appliance.rs"]
 mod appliance;
-mod demo;
+#[allow(dead_code, reason = "shared with the visit to the box of `cargo demo`")]
 mod driver;
 #[allow(dead_code, reason = "shared with the suite kvm, which has other guests")]
 #[path = "../kvm/image.rs"]

@@ -41,12 +41,12 @@ impl Journal for Claiming<'_> {
 
 /// Does what a plan says. What was done before a failure is put back.
 pub fn apply(plan: &Plan, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<Applied> {
-    claim(plan, Claim { holder: Holder::this(vm), undo: Vec::new() }, host, ledger)
+    claim(plan, Claim { holder: Holder::keeper(vm), undo: Vec::new() }, host, ledger)
 }
 
 /// The same for what this process' guest is given while it runs, beside what it has.
 pub fn extend(plan: &Plan, vm: &str, host: &Host, ledger: &Ledger) -> anyhow::Result<Applied> {
-    let (own, known) = (Holder::this(vm), ledger.claim(vm)?);
+    let (own, known) = (Holder::keeper(vm), ledger.claim(vm)?);
     if let Some(other) = known.as_ref().filter(|known| known.holder != own) {
         bail!("Guest `{vm}` runs as process {} too, and what that has is not this one's", other.holder.pid);
     }

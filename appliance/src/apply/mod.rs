@@ -45,7 +45,7 @@ impl Host {
     }
 }
 
-pub use claim::{Claim, Holder};
+pub use claim::{Claim, Holder, keeps};
 pub use guest::{Applied, apply, extend, give_back, restore};
 pub(crate) use history::now;
 pub use history::{History, Record, State, as_done, current, originals};

@@ -161,6 +161,7 @@ fn run(arguments: &Arguments, machine: io::Result<Machine>, verbose: u8) -> Resu
         document.at_path(&path, sentence(&error), None)
     };
     let machine = machine.context("Beginning the guest's process").map_err(Failure::Fault)?;
+    apply::keeps(machine.pid());
     let user = rustix::process::geteuid().is_root().then(|| User::of(name)).transpose();
     let user = user.context("Finding a user for the guest's process").map_err(Failure::Fault)?;
     let (alone, no_devices) = (on_networks_alone(vm), vm.nics.is_empty() && vm.pci.is_empty());
@@ -325,6 +326,7 @@ pub(super) fn put_back_the_dead(host: &Host, ledger: &Ledger) -> anyhow::Result<
             "Guest `{vm}` (process {}) ended without giving its devices back; doing it now",
             claim.holder.pid
         );
+        claim.holder.wait_for_machine();
         apply::restore(claim, host, ledger)?;
     }
     Ok(dead.len())

@@ -27,6 +27,7 @@ pub enum Split {
 /// The machine's process, as its keeper has it. Dropped, it ends.
 pub struct Machine {
     wire: Option<Wire>,
+    pid: Pid,
     process: OwnedFd,
     over: bool,
 }
@@ -62,7 +63,7 @@ pub fn split() -> io::Result<Split> {
     }
     let pid = Pid::from_raw(forked).filter(|_| forked > 0).ok_or(error)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(Split::Keeper(Machine { wire: Some(ours), process, over: false }))
+    Ok(Split::Keeper(Machine { wire: Some(ours), pid, process, over: false }))
 }
 
 /// Has the next child begin process numbers of its own. The answer is the way back.
@@ -117,6 +118,11 @@ impl Machine {
     /// The wire to it; none once it was [let go](Self::hang_up).
     pub fn wire(&self) -> io::Result<&Wire> {
         self.wire.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// Readable when it has ended.

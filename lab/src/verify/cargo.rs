@@ -9,9 +9,10 @@ use super::suite::{Counts, Outcome};
 use super::{Context, tail};
 use crate::{command, fresh, host, progress, tool};
 
-/// Tests that need rights or devices, and have suites of their own.
-const PRIVILEGED: [&str; 12] = [
-    "kvm", "jail", "daemon", "api", "web", "browser", "systemd", "disk", "netns", "crash", "host", "package",
+/// Tests that need rights or devices, and have suites of their own; but for `demo`, which people run beside `cargo demo`.
+const PRIVILEGED: [&str; 13] = [
+    "kvm", "jail", "daemon", "api", "web", "browser", "demo", "systemd", "disk", "netns", "crash", "host",
+    "package",
 ];
 
 /// What suites of a whole system need beside the others.

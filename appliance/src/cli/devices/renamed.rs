@@ -136,7 +136,7 @@ fn driver(address: &str) -> Undo {
 #[test]
 fn what_is_gone_is_forgotten_with_all_that_was_noted_of_it() {
     let host = host("0000:01:00.0", SERIAL, "0000:02:00.0");
-    let holder = Holder { vm: "a".into(), pid: 1, started: 0, boot: String::new() };
+    let holder = Holder { vm: "a".into(), pid: 1, started: 0, boot: String::new(), machine: None };
     let claim =
         Claim { holder, undo: vec![driver("0000:05:00.0"), driver("0000:02:10.0"), driver("0000:01:00.0")] };
     let originals = [driver("0000:05:00.0"), driver("0000:01:00.0")];
@@ -180,7 +180,7 @@ fn what_is_there_or_in_use_is_not_forgotten_and_what_is_referred_to_stays_in_the
         proposal.shown
     );
 
-    let holder = Holder { vm: "b".into(), pid: 7, started: 0, boot: String::new() };
+    let holder = Holder { vm: "b".into(), pid: 7, started: 0, boot: String::new(), machine: None };
     host.held.insert("0000:05:00.0".parse().unwrap(), holder);
     let error = forget(&host, &none, "spare").unwrap_err();
     assert_eq!(

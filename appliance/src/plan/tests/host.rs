@@ -159,7 +159,8 @@ pub(super) fn regroup(host: &mut HostState) {
 
 /// A running guest has a function.
 pub(super) fn hold(host: &mut HostState, address: PciAddress, vm: &str) {
-    host.held.insert(address, Holder { vm: vm.into(), pid: 42, started: 1, boot: String::new() });
+    host.held
+        .insert(address, Holder { vm: vm.into(), pid: 42, started: 1, boot: String::new(), machine: None });
 }
 
 /// The address of a target, now.
