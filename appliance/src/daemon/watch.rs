@@ -27,6 +27,8 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mil
 
 /// A folder of a guest without a socket is one that a process left which was killed.
 const SOON: Duration = Duration::from_secs(1);
+/// How long the machine of a keeper that was killed may take to end: its devices are reset, and its memory is let go.
+const LAST_MOMENT: Duration = Duration::from_secs(30);
 
 /// What happened.
 #[derive(Debug)]
@@ -140,7 +142,17 @@ async fn follow_child(
         drop(gone.readable().await?);
     }
     let end = End::of(child.wait()?);
+    until_free(notes).await;
     Ok((end, notes.end_of(pid).and_then(|ending| ending.why)))
+}
+
+/// Waits for the end of the guest's machine, which its keeper's end brings a moment later: it is nobody's who starts the guest
+/// again before.
+async fn until_free(notes: &Notes) {
+    let begun = Instant::now();
+    while notes.is_held() && begun.elapsed() < LAST_MOMENT {
+        sleep(LOOK.1 / 5).await;
+    }
 }
 
 /// Says when a guest that is there, and that another process has started, can be asked; and when it has ended, or that there
@@ -164,6 +176,7 @@ pub(super) fn found(place: Place, notes: Notes, teller: Teller) {
             gone.readable().await.map(drop)
         };
         let ended: io::Result<()> = ended.await;
+        until_free(&notes).await;
         let (end, why) = match (ended, notes.end_of(pid)) {
             (Err(error), _) => (End::Fault, Some(format!("its process cannot be watched: {error}"))),
             (Ok(()), Some(ending)) => (ending.end, ending.why),
