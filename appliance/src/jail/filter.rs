@@ -9,11 +9,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use libc::{SYS_clone, SYS_ioctl, SYS_mmap, SYS_mprotect, SYS_prctl, SYS_tgkill};
+use libc::{SYS_clone, SYS_ioctl};
 use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 use vmm::threads::Kind;
 
-use super::rules::{Result, Rules, bits, is, number, program, rule};
+use super::rules::{Result, Rules, common, is, program, rule, threads};
 use super::tree::{self, Answer};
 
 /// Of every thread: memory, waiting, files that are open, its own end.
@@ -148,24 +148,13 @@ fn plain(kind: Kind) -> BTreeMap<i64, Answer> {
 
 /// The calls that are allowed with some arguments.
 fn rules(kind: Kind) -> Result<Rules> {
-    let mut rules = Rules::new();
-    // No memory is ever code that was not.
-    for call in [SYS_mmap, SYS_mprotect] {
-        rules.insert(call, vec![rule(&[bits(2, libc::PROT_EXEC, 0)?])?]);
-    }
-    let own = std::process::id();
-    rules.insert(SYS_tgkill, vec![rule(&[is(0, own.into())?])?]);
     let names = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_VMA];
-    let names = names.into_iter().map(|what| rule(&[is(0, number(what))?]));
-    rules.insert(SYS_prctl, names.collect::<Result<_>>()?);
+    let mut rules = common(&names)?;
     if !matches!(kind, Kind::Prefault) {
         rules.insert(SYS_ioctl, ioctls(kind)?);
     }
     if !matches!(kind, Kind::Prefault | Kind::Queue) {
-        // Threads, and nothing in namespaces of its own.
-        let apart = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
-        let flags = libc::CLONE_THREAD | apart;
-        rules.insert(SYS_clone, vec![rule(&[bits(0, flags, libc::CLONE_THREAD)?])?]);
+        rules.insert(SYS_clone, vec![threads()?]);
     }
     Ok(rules)
 }

@@ -12,6 +12,25 @@ use seccompiler::{
 pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 pub(super) type Result<T> = std::result::Result<T, BackendError>;
 
+/// What every list has: no memory becomes code that was not; signals to this process alone (what abort(3) does, and what kicks
+/// vCPUs); of prctl(2) these.
+pub(super) fn common(prctls: &[i32]) -> Result<Rules> {
+    let mut rules = Rules::new();
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![rule(&[bits(2, libc::PROT_EXEC, 0)?])?]);
+    }
+    rules.insert(libc::SYS_tgkill, vec![rule(&[is(0, std::process::id().into())?])?]);
+    let prctls = prctls.iter().map(|what| rule(&[is(0, number(*what))?]));
+    rules.insert(libc::SYS_prctl, prctls.collect::<Result<_>>()?);
+    Ok(rules)
+}
+
+/// Of clone(2): threads, and nothing in namespaces of its own.
+pub(super) fn threads() -> Result<SeccompRule> {
+    let apart = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
+    rule(&[bits(0, libc::CLONE_THREAD | apart, libc::CLONE_THREAD)?])
+}
+
 /// Calls with any arguments.
 pub(super) fn any(calls: &[i64]) -> Rules {
     calls.iter().map(|call| (*call, Vec::new())).collect()

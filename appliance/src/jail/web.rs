@@ -13,12 +13,12 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
     Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
-use libc::{SYS_clone, SYS_ioctl, SYS_mmap, SYS_mprotect, SYS_prctl, SYS_tgkill};
+use libc::{SYS_clone, SYS_ioctl};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use seccompiler::SeccompAction;
 
-use super::rules::{Result, Rules, any, bits, is, number, program, rule};
+use super::rules::{Result, Rules, any, common, is, program, rule, threads};
 use super::trap::{self, Then};
 
 /// What is asked of Landlock where the kernel has it; an older one gives less.
@@ -197,20 +197,9 @@ fn rules() -> Result<Rules> {
     let mut rules = any(ALLOWED);
     // The first list refuses them, but only where this one does not end the process for them.
     rules.extend(any(REFUSED));
-    // No memory is ever code that was not.
-    for call in [SYS_mmap, SYS_mprotect] {
-        rules.insert(call, vec![rule(&[bits(2, libc::PROT_EXEC, 0)?])?]);
-    }
-    // What abort(3) does.
-    rules.insert(SYS_tgkill, vec![rule(&[is(0, std::process::id().into())?])?]);
-    let names = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
-    let names = names.into_iter().map(|what| rule(&[is(0, number(what))?]));
-    rules.insert(SYS_prctl, names.collect::<Result<_>>()?);
+    rules.extend(common(&[libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA])?);
     rules.insert(SYS_ioctl, vec![rule(&[is(1, libc::FIONBIO)?])?]);
-    // Threads, and nothing in namespaces of its own.
-    let apart = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
-    let flags = libc::CLONE_THREAD | apart;
-    rules.insert(SYS_clone, vec![rule(&[bits(0, flags, libc::CLONE_THREAD)?])?]);
+    rules.insert(SYS_clone, vec![threads()?]);
     Ok(rules)
 }
 
