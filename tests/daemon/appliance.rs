@@ -148,6 +148,15 @@ impl Appliance {
         found
     }
 
+    /// Processes of guests' machines of this appliance.
+    pub(crate) fn machines(&self) -> BTreeSet<u32> {
+        let run = self.path("run").display().to_string();
+        let is_run =
+            |words: &[String]| words.get(1).is_some_and(|word| word == "run") && words.contains(&run);
+        let machines = command_lines().filter(|(pid, words)| is_run(words) && is_machine(*pid));
+        machines.map(|(pid, _)| pid).collect()
+    }
+
     /// Guests that can be asked, as `vm list` tells them.
     pub(crate) fn running(&self) -> BTreeMap<String, u32> {
         let list: serde_json::Value = serde_json::from_str(&self.vm(&["list", "--json"])).unwrap();
@@ -172,13 +181,12 @@ impl Appliance {
 impl Drop for Appliance {
     /// No guest outlives its test, whatever became of that.
     fn drop(&mut self) {
-        for (_, pid) in self.processes() {
+        for pid in self.processes().into_values().chain(self.machines()) {
             kill(pid, Signal::KILL);
         }
     }
 }
 
-/// All processes, each with the words of its command line.
 /// Whether it is the process of a guest's machine, and not that of its keeper: its child, or a user of guests' own, who may be on
 /// the way out when the keeper is gone.
 fn is_machine(pid: u32) -> bool {
@@ -193,6 +201,7 @@ fn is_machine(pid: u32) -> bool {
     (parent > 1 && words == own) || field("Uid:").is_some_and(|user| user >= 0x7100_0000)
 }
 
+/// All processes, each with the words of its command line.
 fn command_lines() -> impl Iterator<Item = (u32, Vec<String>)> {
     fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;

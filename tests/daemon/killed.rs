@@ -48,6 +48,9 @@ fn a_daemon_killed_fifty_times_loses_no_guest_and_starts_none_twice() {
         daemon.kill();
         let now = appliance.processes();
         assert_eq!(now.get("first"), first.get("first"), "round {round}: it was never touched");
+        wait_until("no machine is there without its keeper", || {
+            appliance.machines().len() <= appliance.processes().len()
+        });
     }
     let mut daemon = appliance.daemon(&words);
     let last = appliance.wait_for(&["first", "second", "third"]);
@@ -89,11 +92,13 @@ fn a_daemon_killed_fifty_times_with_an_apply_under_way_leaves_nothing_half_done(
         .collect();
     assert_eq!(links, whole[0]);
     let (mut drawn, mut seen) = (Drawn(0x6b69_6c6c_6564_2d39), [0, 0]);
+    // Milliseconds in which a change begins: fewer or more with what else the machine has to do.
+    let mut soon = 200;
     for round in 0..50 {
         let now = usize::from(namespace.links() == whole[1]);
         appliance.write(&with_bridges(&sides[1 - now]));
         daemon.signal(Signal::HUP);
-        std::thread::sleep(Duration::from_millis(drawn.below(200)));
+        std::thread::sleep(Duration::from_millis(drawn.below(soon)));
         daemon.kill();
         // What was begun goes on to its end, or goes back, with a daemon that comes back at once.
         daemon = appliance.daemon_within(&namespace, &[]);
@@ -102,7 +107,9 @@ fn a_daemon_killed_fifty_times_with_an_apply_under_way_leaves_nothing_half_done(
         assert!(whole.contains(&namespace.links()), "round {round}: {:?}", namespace.links());
         let status = appliance.status_within(&namespace);
         assert!(status.status.success(), "round {round}: {}", String::from_utf8_lossy(&status.stdout));
-        seen[usize::from(namespace.links() == whole[1])] += 1;
+        let then = usize::from(namespace.links() == whole[1]);
+        seen[then] += 1;
+        soon = if then == now { soon * 9 / 8 } else { (soon * 7 / 8).max(20) };
         assert!(!daemon.log().contains("ERROR"), "round {round}: {}", daemon.log());
         assert_eq!(appliance.running(), guests, "round {round}: no guest stops");
     }
@@ -187,7 +194,7 @@ fn a_guest_killed_at_any_moment_of_its_start_leaves_what_is_recovered() {
     let begun = std::time::Instant::now();
     let first = appliance.run_within(&namespace, "one");
     wait_until("its cards are there", || namespace.links().len() == before.len() + 2);
-    let start = u64::try_from(begun.elapsed().as_micros()).unwrap();
+    let mut start = u64::try_from(begun.elapsed().as_micros()).unwrap();
     kill(first);
     appliance.recover_within(&namespace);
     let (mut drawn, mut seen) = (Drawn(0x7374_6172_7469_6e67), [0; 3]);
@@ -201,6 +208,9 @@ fn a_guest_killed_at_any_moment_of_its_start_leaves_what_is_recovered() {
         kill(guest);
         let cards = namespace.links().len() - before.len();
         seen[cards] += 1;
+        // Other starts are faster or slower than the first, with what else the machine has to do.
+        start = [start * 9 / 8, start, (start * 7 / 8).max(100)][cards];
+        wait_until("its machine is gone", || appliance.machines().is_empty());
         assert!(cards == 0 || appliance.claims().len() == 1, "round {round}: {:?}", appliance.claims());
         appliance.recover_within(&namespace);
         assert_eq!(namespace.links(), before, "round {round}");

@@ -128,7 +128,7 @@ impl Notes {
     /// # Errors
     /// The file cannot be made.
     pub fn hold(&self) -> anyhow::Result<Option<File>> {
-        let path = self.path("held");
+        let path = self.lock_file();
         let opened =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
         let file = opened.with_context(|| format!("Opening {}", path.display()))?;
@@ -147,7 +147,7 @@ impl Notes {
 
     /// Whether a process of the guest's is there.
     pub fn is_held(&self) -> bool {
-        match File::open(self.path("held")) {
+        match File::open(self.lock_file()) {
             Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
             Err(_) => false,
         }
@@ -213,6 +213,11 @@ impl Notes {
     pub fn forget(&self) -> anyhow::Result<()> {
         self.remove("start")?;
         self.remove("end")
+    }
+
+    /// What a guest's process holds locked.
+    pub fn lock_file(&self) -> PathBuf {
+        self.path("held")
     }
 
     fn path(&self, kind: &str) -> PathBuf {

@@ -159,13 +159,23 @@ async fn until_free(notes: &Notes) {
 /// is none.
 pub(super) fn found(place: Place, notes: Notes, teller: Teller) {
     spawn_local(async move {
-        let (mut pause, begun) = (LOOK.0, Instant::now());
+        let (mut pause, begun, mut warned) = (LOOK.0, Instant::now(), false);
         let (pid, process) = loop {
             match place.process() {
                 Ok(found) => break found,
                 // One on a terminal holds nothing; it has its socket soon, or is none.
                 Err(_) if !notes.is_held() && begun.elapsed() > SOON => return teller.tell(OfGuest::Gone),
                 Err(_) => sleep(pause).await,
+            }
+            if !warned && begun.elapsed() > LAST_MOMENT {
+                warned = true;
+                let lock = notes.lock_file();
+                tracing::warn!(
+                    "Guest `{}` is still being started, or its process hangs: it cannot be asked anything, and is left alone \
+                     until that process ends (`fuser -v {}` shows which it is)",
+                    notes.vm(),
+                    lock.display()
+                );
             }
             pause = pause.saturating_mul(2).min(LOOK.1);
         };

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitIdOptions, WaitIdStatus, getppid, pidfd_open, pidfd_send_signal,
+    Pid, PidfdFlags, Signal, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
     set_parent_process_death_signal, setsid, waitid,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -40,15 +40,13 @@ pub fn split() -> io::Result<Split> {
     let (ours, theirs) = Wire::pair()?;
     let mut lacks = Lacks::default();
     let own_numbers = enter_numbers(&mut lacks);
-    let keeper = rustix::process::getpid();
     // SAFETY: there are no other threads yet, so the child may do whatever this process may.
     let forked = unsafe { libc::fork() };
     let error = io::Error::last_os_error();
     if forked == 0 {
         drop(ours);
-        let numbers = own_numbers.is_some();
         drop(own_numbers);
-        match become_machine(theirs, keeper, numbers) {
+        match become_machine(theirs) {
             Ok(wire) => return Ok(Split::Machine(wire, lacks)),
             Err(error) => {
                 eprintln!("error: Beginning the guest's process: {error}");
@@ -85,13 +83,9 @@ fn enter_numbers(lacks: &mut Lacks) -> Option<File> {
     }
 }
 
-fn become_machine(wire: Wire, keeper: Pid, own_numbers: bool) -> io::Result<Wire> {
+fn become_machine(wire: Wire) -> io::Result<Wire> {
+    // One that was gone before is found out by the wire, which nobody else has the other end of.
     end_with_keeper()?;
-    // It may have gone before we asked for that. Among own numbers it has none.
-    let parent = getppid();
-    if if own_numbers { parent.is_some() } else { parent != Some(keeper) } {
-        return Err(io::Error::from(io::ErrorKind::NotConnected));
-    }
     // A session of its own: nothing can be typed into the terminal of the keeper's (TIOCSTI), whose signals come from the
     // keeper.
     let _ = setsid();
@@ -109,7 +103,8 @@ fn become_machine(wire: Wire, keeper: Pid, own_numbers: bool) -> io::Result<Wire
     Ok(Wire::of(unsafe { OwnedFd::from_raw_fd(WIRE) }))
 }
 
-/// The kernel kills this process when its parent ends. To be said again after a change of user.
+/// The kernel kills this process when its parent ends. To be said again after a change of user, and then the wire asked whether
+/// the parent ended meanwhile ([`Wire::is_hung_up`]).
 pub(super) fn end_with_keeper() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -84,6 +85,17 @@ impl Wire {
     /// The descriptor.
     pub fn into_fd(self) -> OwnedFd {
         self.0
+    }
+
+    /// Whether nobody has the other end any more.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn is_hung_up(&self) -> io::Result<bool> {
+        let mut socket = [PollFd::new(&self.0, PollFlags::empty())];
+        poll(&mut socket, Some(&Timespec::default()))?;
+        let [socket] = socket;
+        Ok(socket.revents().contains(PollFlags::HUP))
     }
 
     /// Sends a message. The descriptors are closed here.
@@ -231,7 +243,9 @@ mod tests {
         let (one, other) = Wire::pair().unwrap();
         one.send(&1, Files::default()).unwrap();
         other.send(&2, Files::default()).unwrap();
+        assert!(!one.is_hung_up().unwrap());
         drop(other);
+        assert!(one.is_hung_up().unwrap());
         assert_eq!(one.receive::<u8>().unwrap().map(|(said, _)| said), Some(2));
         assert!(one.receive::<u8>().unwrap().is_none());
     }

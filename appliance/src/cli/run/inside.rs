@@ -1,7 +1,7 @@
 //! The guest's machine in its process: locked up, with what its keeper hands over.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -61,6 +61,9 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     let Prepare { user, held, memlock, boot, disks, vsock, spec, .. } = *prepare;
     let _held = held.map(|held| files.take(held)).transpose()?;
     walls.enter(user, memlock).context("Locking the guest's process up")?;
+    if line.wire.is_hung_up()? {
+        return Ok(None);
+    }
     let lacks = walls.lacks.to_string();
     if !lacks.is_empty() {
         tracing::info!("The guest's process is locked up, but for what this host does not give it: {lacks}");
@@ -211,8 +214,14 @@ impl Line {
 
     fn ask(&self, what: &Say) -> io::Result<(Tell, Files)> {
         let _listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tell(what)?;
-        self.wire.receive()?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        let answer = self.tell(what).and_then(|()| self.wire.receive());
+        let gone = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof];
+        match answer {
+            Ok(Some(answer)) => Ok(answer),
+            Err(error) if !gone.contains(&error.kind()) => Err(error),
+            // Without a keeper nobody could ever reach the guest, and what it was given is somebody else's soon.
+            Ok(None) | Err(_) => std::process::exit(3),
+        }
     }
 
     fn listen(&self) -> io::Result<OwnedFd> {
