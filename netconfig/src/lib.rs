@@ -23,6 +23,7 @@ pub mod settings;
 mod snapshot;
 pub mod tap;
 mod tool;
+pub mod traffic;
 pub mod vf;
 pub mod watch;
 mod way;
@@ -38,4 +39,5 @@ pub use routes::KeptRoute;
 pub use settings::{
     Address, Bond, BondMode, Bridge, EswitchMode, LinkKind, LinkSettings, MacvtapMode, VlanMembership,
 };
+pub use traffic::Traffic;
 pub use vf::{Attribute, LinkMode, Report, Verdict, VfAttributes, VfState, VlanProtocol};

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::appliance::{file, guest};
 use crate::client::Served;
-use crate::machine::available;
+use crate::machine::{available, wait_until};
 
 #[test]
 fn every_route_that_reads_answers() {
@@ -54,6 +54,19 @@ fn every_route_that_reads_answers() {
     assert!(metrics.text().contains("throughway_guest_cpu_seconds_total{guest=\"a\"} "));
     // Reading is written down nowhere.
     assert_eq!(served.audit(), []);
+}
+
+#[test]
+fn what_a_busy_guest_costs_is_told() {
+    if !available() {
+        return;
+    }
+    let served = Served::new(&file(&[guest("busy", "spin", "autostart: true")]));
+    served.wait_for_state("busy", "running");
+    // Its machine's time, not that of its keeper, who sleeps.
+    wait_until("it has used half a second of a processor", || {
+        served.get("/api/v1/guests/busy/stats").good().json()["cpu-ms"].as_u64().unwrap() > 500
+    });
 }
 
 #[test]

@@ -68,6 +68,15 @@ for far in lan dmz; do
 done
 kill -USR1 "$(guest_pid net)"
 check "statistics say what is in use" retry 10 grep -q 'nic lan: vhost-net in use, 2 of 2 queue pairs' "$log"
+throughway vm stats net >"$LAB_OUT/stats" 2>&1
+counted() { sed -n "s/^nic $1 .*packets received \([0-9]*\), sent \([0-9]*\).*/\1 \2/p" "$LAB_OUT/stats"; }
+for nic in lan dmz; do
+    read -r received sent <<END
+$(counted $nic)
+END
+    more "packets of $nic that the kernel brought are counted: ${received:-none}" "${received:-0}" 20
+    more "and those that it took: ${sent:-none}" "${sent:-0}" 20
+done
 is "the source of entropy is virtio's" "$(guest_run net 'cat /sys/class/misc/hw_random/rng_current')" virtio_rng.0
 is "and it gives" "$(guest_run net 'head -c 16 /dev/hwrng | wc -c')" 16
 

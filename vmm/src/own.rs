@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 
 use rustix::process::{Uid, geteuid};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// The files, opened.
 struct Kept {
@@ -66,6 +67,13 @@ pub(crate) fn pagemap() -> io::Result<File> {
     }
 }
 
+/// Processor time of all its threads, in milliseconds.
+pub(crate) fn cpu_ms() -> u64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ProcessCPUTime);
+    let ms = tv_sec.saturating_mul(1000).saturating_add(tv_nsec / 1_000_000);
+    u64::try_from(ms).unwrap_or(0)
+}
+
 fn read(kept: Option<&File>, name: &str) -> io::Result<String> {
     let Some(file) = kept else { return std::fs::read_to_string(format!("/proc/self/{name}")) };
     let (mut text, mut piece) = (Vec::new(), vec![0; 16 << 10]);
@@ -92,5 +100,15 @@ mod tests {
         let after = read(Some(&file), "maps").unwrap();
         assert_ne!(before, after, "{}", more.len());
         assert!(status().starts_with("Name:"));
+    }
+
+    #[test]
+    fn processor_time_of_this_process_grows() {
+        let before = cpu_ms();
+        let mut sum: u64 = 0;
+        while cpu_ms() <= before {
+            sum = (0..100_000).fold(sum, |sum: u64, number| sum.wrapping_mul(31).wrapping_add(number));
+        }
+        assert_ne!(sum, 1);
     }
 }

@@ -1,7 +1,6 @@
 //! Guests: how they are, what they have counted, what is done to them, their consoles.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use web::{Problem, Verb};
 
 use super::{Admin, Parts, Wish, fault};
 use crate::config::Vm;
-use crate::control::{Client, ClientError, host_interrupts};
+use crate::control::{Client, ClientError, count_host};
 use crate::daemon::{Off, State, View, stop_timeout};
 
 /// One that does not answer in this time is shown by what the daemon knows of it.
@@ -77,10 +76,11 @@ impl Admin {
         self.beside(move |parts| {
             let mut client = parts.connect(&name)?;
             let message = client.ask(&Request::Stats).map_err(problem)?;
-            let Message::Stats(statistics) = message else {
+            let Message::Stats(mut statistics) = message else {
                 return Err(Problem::fault(format!("Guest `{name}` has no statistics")));
             };
-            Ok(counted(&statistics, cpu_ms(client.pid())))
+            count_host(&name, &mut statistics);
+            Ok(counted(&statistics))
         })
         .await
     }
@@ -154,32 +154,17 @@ fn stop(parts: &Parts, client: &mut Client, name: &str, verb: Verb, within: Dura
     }
 }
 
-/// Processor time of a process, in milliseconds.
-fn cpu_ms(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // After the name, which may have anything in it: state, then numbers (proc(5)).
-    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 =
-        rest.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1)
-}
-
-fn counted(statistics: &Statistics, cpu_ms: u64) -> GuestStats {
-    let table = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+fn counted(statistics: &Statistics) -> GuestStats {
     let mut exits = BTreeMap::<String, u64>::new();
     for (name, count) in statistics.vcpus.iter().flat_map(|vcpu| &vcpu.kvm) {
         let sum = exits.entry(name.clone()).or_default();
         *sum = sum.saturating_add(*count);
     }
     let counts = statistics.devices.iter().filter(|device| !device.interrupts_in_kernel);
-    let interrupts = counts.map(|device| {
-        let count =
-            if device.passthrough { host_interrupts(&table, &device.name) } else { device.interrupts };
-        (device.name.clone(), count)
-    });
+    let interrupts = counts.map(|device| (device.name.clone(), device.interrupts));
     let counters = statistics.devices.iter().map(|device| (device.name.clone(), device.counters.clone()));
     GuestStats {
-        cpu_ms,
+        cpu_ms: statistics.cpu_ms,
         resident: statistics.resident,
         pinned: statistics.mapped,
         exits,
@@ -271,19 +256,4 @@ fn by_file(vm: &Vm) -> Vec<GuestDevice> {
         vm.disks.iter().map(|(key, disk)| one(format!("disk {key}"), disk.path.display().to_string(), false));
     let functions = vm.pci.iter().map(|(key, given)| one(format!("pci {key}"), given.device.clone(), true));
     nics.chain(disks).chain(functions).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processor_time_of_this_process_grows() {
-        let before = cpu_ms(std::process::id());
-        let mut sum: u64 = 0;
-        while cpu_ms(std::process::id()) <= before {
-            sum = (0..100_000).fold(sum, |sum: u64, number| sum.wrapping_mul(31).wrapping_add(number));
-        }
-        assert_eq!(cpu_ms(0), 0, "{sum}");
-    }
 }

@@ -9,8 +9,8 @@
 //! ```
 
 mod client;
+mod counted;
 mod end;
-mod interrupts;
 mod launch;
 mod log;
 mod notes;
@@ -18,8 +18,8 @@ mod place;
 mod scope;
 
 pub use client::{Answer, Client, ClientError};
+pub use counted::count_host;
 pub use end::End;
-pub use interrupts::host_interrupts;
 pub use launch::{Launch, LaunchError, Launched, usual_logs};
 pub use log::{LogFiles, RotatingLog};
 pub use notes::{Ending, Notes, Start, name_of};

@@ -146,11 +146,11 @@ fn link_request(family: AddressFamily) -> LinkMessage {
     request
 }
 
-fn link(message: Message) -> Option<LinkMessage> {
+pub(crate) fn link(message: Message) -> Option<LinkMessage> {
     if let Message::NewLink(message) = message { Some(message) } else { None }
 }
 
-fn name_of(message: &LinkMessage) -> Option<&str> {
+pub(crate) fn name_of(message: &LinkMessage) -> Option<&str> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.as_str()),
         _ => None,

@@ -197,6 +197,9 @@ pub struct Statistics {
     pub vcpus: Vec<VcpuStatistics>,
     /// As in [`Status::devices`].
     pub devices: Vec<Device>,
+    /// Processor time of this process, the guest's included, in milliseconds.
+    #[serde(default)]
+    pub cpu_ms: u64,
     /// Guest RAM that stays in place because functions of the host may read and write it at any time, in bytes.
     #[serde(default)]
     pub mapped: u64,

@@ -366,6 +366,7 @@ impl Running {
             vm: counted(self.machine.vm.stats()),
             vcpus: vcpus.map(|vcpu| VcpuStatistics { kvm: counted(vcpu.stats()) }).collect(),
             devices: self.hierarchy.describe(),
+            cpu_ms: own::cpu_ms(),
             mapped: self.hierarchy.pinned(),
             pinned: bytes_of(&status, "VmPin:"),
             locked: bytes_of(&status, "VmLck:"),

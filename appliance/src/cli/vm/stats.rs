@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 
 use clap::Args;
 use vmm::control::{Message, Request, Statistics};
@@ -10,7 +9,7 @@ use vmm::control::{Message, Request, Statistics};
 use super::{Guest, print, size};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
-use crate::control::host_interrupts;
+use crate::control::count_host;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -26,10 +25,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<Exit, Failure> {
     let Message::Stats(mut statistics) = client.ask(&Request::Stats)? else {
         return Err(Failure::Fault(anyhow::anyhow!("Guest `{}` has no statistics", client.vm())));
     };
-    let table = fs::read_to_string("/proc/interrupts").unwrap_or_default();
-    for device in statistics.devices.iter_mut().filter(|device| device.passthrough) {
-        device.interrupts = host_interrupts(&table, &device.name);
-    }
+    count_host(client.vm(), &mut statistics);
     print(&if arguments.json {
         serde_json::to_string_pretty(&statistics).map_err(anyhow::Error::from)?
     } else {
@@ -44,7 +40,8 @@ fn text(statistics: &Statistics) -> String {
     let mut line = |head: &str, rest: &str| {
         let _ = writeln!(text, "{head:<10}{rest}");
     };
-    let Statistics { vcpus, devices, mapped, resident, .. } = statistics;
+    let Statistics { vcpus, devices, mapped, resident, cpu_ms, .. } = statistics;
+    line("cpu", &format!("{}.{:03} s", cpu_ms / 1000, cpu_ms % 1000));
     line("memory", &format!("resident {}, pinned for devices {}", size(*resident), size(*mapped)));
     for (index, vcpu) in vcpus.iter().enumerate() {
         let counters = counters(&vcpu.kvm);
@@ -61,6 +58,11 @@ fn text(statistics: &Statistics) -> String {
         } else {
             format!("{} interrupts", device.interrupts)
         });
+        // Others say so in their report.
+        let of = |name: &str| device.counters.get(name).filter(|_| device.interrupts_in_kernel);
+        if let (Some(received), Some(sent)) = (of("packets-received"), of("packets-sent")) {
+            parts.push(format!("packets received {received}, sent {sent}"));
+        }
         line(&device.name, &format!(" {}", parts.join("; ")));
     }
     text.trim_end().to_owned()
@@ -87,10 +89,11 @@ mod tests {
             ..Default::default()
         };
         let devices = vec![device("nic lan", true), device("rng", false)];
-        let statistics = Statistics { devices, mapped: 192 << 20, ..Default::default() };
+        let statistics = Statistics { devices, mapped: 192 << 20, cpu_ms: 61_005, ..Default::default() };
         assert_eq!(
             text(&statistics),
-            "memory    resident 0 bytes, pinned for devices 192MiB\n\
+            "cpu       61.005 s\n\
+             memory    resident 0 bytes, pinned for devices 192MiB\n\
              nic lan    the kernel interrupts for it, and does not count how often\n\
              rng        3 interrupts"
         );
