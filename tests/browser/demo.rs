@@ -58,6 +58,14 @@ fn a_box_with_an_igb_is_claimed_and_set_up() {
     page("sriov");
     browser.until_there("section:nth-of-type(2) tbody tr:nth-of-type(2)");
 
+    // One of them is given away with a click: as a network card, in a text that is looked at first.
+    let vf = browser.text_of("section:nth-of-type(2) tbody tr:nth-of-type(2) td code");
+    page("devices");
+    browser.click(&format!("form:has(input[value='{vf}']) button"));
+    browser.wait_for("What would be done");
+    let given = browser.value("#text");
+    assert!(given.contains("nics:") && given.contains("vf: 1}"), "{given}");
+
     // A guest with a VF out of the pool.
     page("guests/new");
     browser.type_into("#name", "second");

@@ -139,6 +139,32 @@ fn visit() {
     browser.wait_for("hello there");
     browser.picture(&pictures, "07-console");
 
+    // An image comes in whole; one of that name again does not, and that is said.
+    let disk = appliance.path("disk.raw");
+    fs::write(&disk, (0..5_u32 << 20).map(|at| (at >> 12) as u8).collect::<Vec<u8>>()).unwrap();
+    let upload = || {
+        browser.go(&format!("{URL}/images"));
+        browser.type_into("#image", &disk.display().to_string());
+        browser.click("#upload .main");
+    };
+    upload();
+    browser.wait_for("disk.raw");
+    browser.until_there("form[action='/images/remove'] input[value='disk.raw']");
+    assert!(fs::read(images.join("disk.raw")).unwrap() == fs::read(&disk).unwrap());
+    upload();
+    browser.until_there("#failed:not([hidden])");
+    browser.picture(&pictures, "08-images");
+
+    // The daemon's log goes on as one looks at it.
+    browser.go(&format!("{URL}/logs"));
+    browser.wait_for("Guest `small` runs");
+    appliance.vm(&["stop", "small", "--timeout", "0"]);
+    browser.wait_for("Guest `small` has ended");
+    browser.picture(&pictures, "09-logs");
+    browser.go(&format!("{URL}/guests/small"));
+    browser.click("button[value=start]");
+    browser.wait_for("Running");
+
     // It is stopped, and all of it stands in the audit log.
     browser.go(&format!("{URL}/guests/small"));
     browser.click("button[popovertarget=sure-kill-small]");
@@ -150,5 +176,5 @@ fn visit() {
     {
         browser.wait_for(line);
     }
-    browser.picture(&pictures, "08-audit");
+    browser.picture(&pictures, "10-audit");
 }

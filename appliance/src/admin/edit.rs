@@ -10,6 +10,9 @@ use crate::config::{self, Config, Named};
 use crate::host::HostState;
 use crate::plan;
 
+/// The class of network controllers (PCI Code and ID Assignment, 1).
+const NETWORK: u32 = 2;
+
 impl Admin {
     /// What a text says of a guest, and what there is for one.
     pub(super) async fn defined(&self, text: String, guest: String) -> Result<Defined, Problem> {
@@ -23,14 +26,19 @@ impl Admin {
                 Edit::PutGuest { name, guest } => document.with_guest(name, guest),
                 Edit::RemoveGuest { name } => document.without_guest(name),
                 Edit::GiveDevice { address, guest } => {
-                    let device = named(parts, &document, address)?;
                     if document.defined(guest).guest.is_none() {
                         return Err(Problem::not_found(format!("The file has no guest `{guest}`")));
                     }
-                    document.with_device(guest, &device)
+                    let seen = Seen::read(parts, &document)?;
+                    let function = seen.function(address)?;
+                    match seen.card(function) {
+                        Some((pf, vf, present)) => document.with_vf(guest, &seen.named(pf), vf, present),
+                        None => document.with_device(guest, &seen.named(function)),
+                    }
                 }
                 Edit::SetVfs { address, count } => {
-                    document.with_vfs(&named(parts, &document, address)?, *count)
+                    let seen = Seen::read(parts, &document)?;
+                    document.with_vfs(&seen.named(seen.function(address)?), *count)
                 }
             };
             changed.ok_or_else(|| {
@@ -43,28 +51,51 @@ impl Admin {
     }
 }
 
-/// The function at an address, by its name in a text, or by a new one.
-fn named(parts: &Parts, document: &config::Document, address: &str) -> Result<Named, Problem> {
-    let malformed = || Problem::malformed(format!("`{address}` is no PCI address, such as 0000:41:00.0"));
-    let address: PciAddress = address.parse().map_err(|_| malformed())?;
-    let (_, host) = parts.read()?;
-    let (config, problems) = config::load_all(document);
-    let config = config.ok_or_else(|| {
-        Problem::refused("The file has errors: put them right first", super::told::diagnostics(problems))
-    })?;
-    let function = host.inventory.functions.get(&address);
-    let function =
-        function.ok_or_else(|| Problem::not_found(format!("There is no PCI function {address}")))?;
-    let mut names = config.devices.keys();
-    let own = names.find(|name| plan::find(&config, &host, name).is_ok_and(|found| found == address));
-    if let Some(name) = own {
-        return Ok(Named { name: name.clone(), matches: Vec::new(), whole_group: false });
+/// A text and the host, as both are now.
+struct Seen {
+    config: Config,
+    host: HostState,
+}
+
+impl Seen {
+    fn read(parts: &Parts, document: &config::Document) -> Result<Self, Problem> {
+        let (_, host) = parts.read()?;
+        let (config, problems) = config::load_all(document);
+        let config = config.ok_or_else(|| {
+            Problem::refused("The file has errors: put them right first", super::told::diagnostics(problems))
+        })?;
+        Ok(Self { config, host })
     }
-    Ok(Named {
-        name: new_name(&config, function),
-        matches: matches(function),
-        whole_group: shares(&host, function),
-    })
+
+    fn function(&self, address: &str) -> Result<&Function, Problem> {
+        let malformed = || Problem::malformed(format!("`{address}` is no PCI address, such as 0000:41:00.0"));
+        let address: PciAddress = address.parse().map_err(|_| malformed())?;
+        let function = self.host.inventory.functions.get(&address);
+        function.ok_or_else(|| Problem::not_found(format!("There is no PCI function {address}")))
+    }
+
+    /// By its name in the text, or by a new one.
+    fn named(&self, function: &Function) -> Named {
+        let mut names = self.config.devices.keys();
+        let is_it = |name: &&String| {
+            plan::find(&self.config, &self.host, name).is_ok_and(|found| found == function.address)
+        };
+        if let Some(name) = names.find(is_it) {
+            return Named { name: name.clone(), matches: Vec::new(), whole_group: false };
+        }
+        Named {
+            name: new_name(&self.config, function),
+            matches: matches(function),
+            whole_group: shares(&self.host, function),
+        }
+    }
+
+    /// Of a VF of a network card: its PF, its index, and how many there are. As a card of a guest's it keeps its MAC address.
+    fn card(&self, function: &Function) -> Option<(&Function, u16, u16)> {
+        let pf = self.host.inventory.functions.get(&function.physical_function?)?;
+        (pf.class >> 16 == NETWORK).then_some(())?;
+        Some((pf, function.vf_index?, pf.sriov.as_ref()?.num_vfs))
+    }
 }
 
 /// Where it is plugged in and what it is: that stays when cards are added, and tells when another one is there.

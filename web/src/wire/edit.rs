@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Edit {
-    /// Gives a function of the host to a guest, under `pci`; it gets a name in `devices` where it has none.
+    /// Gives a function of the host to a guest: a VF of a network card under `nics`, others under `pci`. It, or the VF's PF, gets a
+    /// name in `devices` where it has none.
     GiveDevice {
         /// Its address.
         address: String,

@@ -50,6 +50,31 @@ impl Document {
         self.with(&changes)
     }
 
+    /// The text with a VF as a network card of a guest's. A PF that has no VFs in the text gets as many as there are now.
+    pub fn with_vf(&self, guest: &str, pf: &Named, vf: u16, present: u16) -> Option<String> {
+        let tree = self.tree()?;
+        at(&tree, &["vms", guest])?;
+        let cards = at(&tree, &["vms", guest, "nics"]).and_then(Value::as_mapping);
+        let is_it = |card: &Value| {
+            card.get("pf").and_then(Value::as_str) == Some(&pf.name)
+                && card.get("vf").and_then(Value::as_u64) == Some(vf.into())
+        };
+        let mut changes = self.naming(&tree, pf);
+        if at(&tree, &["sriov", &pf.name]).is_none() {
+            let to = map([("num-vfs", Value::from(present.max(vf.saturating_add(1))))]);
+            changes.push(Change { path: path(&["sriov", &pf.name]), to: Some(to) });
+        }
+        if !cards.into_iter().flatten().any(|(_, card)| is_it(card)) {
+            let wanted = format!("{}-{vf}", pf.name);
+            let taken = |name: &String| cards.is_some_and(|cards| cards.contains_key(name.as_str()));
+            let others = (2..1000).map(|number| format!("{wanted}-{number}"));
+            let key = std::iter::once(wanted.clone()).chain(others).find(|name| !taken(name))?;
+            let to = map([("pf", Value::from(pf.name.as_str())), ("vf", Value::from(vf))]);
+            changes.push(Change { path: path(&["vms", guest, "nics", &key]), to: Some(to) });
+        }
+        self.with(&changes)
+    }
+
     /// The text with a number of VFs for a PF.
     pub fn with_vfs(&self, device: &Named, count: u16) -> Option<String> {
         let tree = self.tree()?;

@@ -151,6 +151,29 @@ fn a_device_is_named_once_and_given_once() {
 }
 
 #[test]
+fn a_vf_becomes_a_network_card() {
+    let pf = |name: &str| Named {
+        name: name.into(),
+        matches: vec![("address", "0000:01:00.1".into())],
+        whole_group: false,
+    };
+    let text = document(TEXT).with_vf("web", &pf("lan-pf"), 2, 4).unwrap();
+    valid(&text);
+    assert_eq!(difference(&text), ["+    nics:", "+      lan-pf-2: {pf: lan-pf, vf: 2}"]);
+    assert_eq!(document(&text).with_vf("web", &pf("lan-pf"), 2, 4), Some(text), "it has it");
+    assert_eq!(
+        document(TEXT).with_vf("firewall", &pf("lan-pf"), 1, 4).as_deref(),
+        Some(TEXT),
+        "by another name"
+    );
+    let text = document(TEXT).with_vf("web", &pf("other"), 0, 2).unwrap();
+    valid(&text);
+    let added = difference(&text);
+    assert!(added.iter().any(|line| line.contains("num-vfs: 2")), "{added:?}");
+    assert_eq!(document(TEXT).with_vf("none", &pf("lan-pf"), 0, 4), None);
+}
+
+#[test]
 fn the_number_of_vfs_is_changed_where_it_is_or_added() {
     let pf = |name: &str| Named {
         name: name.into(),
