@@ -1,7 +1,7 @@
 # proves: Linux finds a virtio console, a socket to the host, a watchdog and a pvpanic port by itself, and what becomes of a guest in trouble is what its file says.
 # kernels: debian
 # examples: vmm/vsock
-# gates: no
+# suite: guest
 # timeout: 600
 . /share/box/lib.sh
 

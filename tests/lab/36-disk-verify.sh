@@ -1,6 +1,6 @@
 # proves: What fio was told is durable is there, each byte, after the VMM was killed while it wrote, raw and qcow2; the qcow2 image is sound to qemu-img.
 # kernels: debian
-# gates: no
+# suite: guest
 # timeout: 600
 . /share/box/lib.sh
 

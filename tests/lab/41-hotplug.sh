@@ -1,5 +1,5 @@
 # proves: A VF leaves a guest and comes back ten times under traffic, by the slot's own hotplug and once by force; the virtio-net beside it loses no packet, the VF's interrupts go on, and the host has the VF in between.
-# gates: no
+# suite: guest
 # timeout: 900
 . /share/box/lib.sh
 

@@ -2,7 +2,6 @@
 # kernels: debian
 # suite: uefi
 # image: debian
-# gates: no
 # timeout: 270
 . /share/box/lib.sh
 . /share/box/debian.sh

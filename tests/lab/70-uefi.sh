@@ -1,7 +1,6 @@
 # proves: Debian's OVMF starts from flash, learns of the machine by fw_cfg, reaches its shell on the serial console, and keeps a variable over a cold start and a killed VMM.
 # kernels: debian
 # suite: uefi
-# gates: no
 # timeout: 270
 . /share/box/lib.sh
 

@@ -2,7 +2,6 @@
 # kernels: debian
 # suite: uefi
 # image: debian
-# gates: no
 # timeout: 600
 # boot: own
 . /share/box/lib.sh

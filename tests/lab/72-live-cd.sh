@@ -2,7 +2,6 @@
 # kernels: debian
 # suite: uefi
 # image: live
-# gates: no
 # timeout: 900
 # boot: own
 . /share/box/lib.sh

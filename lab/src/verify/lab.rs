@@ -22,7 +22,15 @@ pub(super) fn iommufd(context: &Context) -> Result<Outcome> {
 
 /// Guests that firmware starts.
 pub(super) fn uefi(context: &Context) -> Result<Outcome> {
-    let name = "uefi";
+    of_suite(context, "uefi")
+}
+
+/// What takes long of a guest's devices.
+pub(super) fn guest(context: &Context) -> Result<Outcome> {
+    of_suite(context, "guest")
+}
+
+fn of_suite(context: &Context, name: &str) -> Result<Outcome> {
     let chosen = scenario::of_suite(&folder(), name, Flavour::Debian)?;
     if !rustix::process::geteuid().is_root() && chosen.iter().any(|scenario| scenario.image.is_some()) {
         return Ok(Outcome::Skipped("only root can install Debian on an image".to_owned()));

@@ -63,7 +63,7 @@ pub(super) struct Suite {
 }
 
 /// All suites, the quick ones first.
-pub(super) const SUITES: [Suite; 19] = [
+pub(super) const SUITES: [Suite; 20] = [
     Suite {
         name: "fmt",
         what: "the code is formatted",
@@ -210,11 +210,19 @@ pub(super) const SUITES: [Suite; 19] = [
     },
     Suite {
         name: "uefi",
-        what: "an installed Debian in the emulated box, started by the distribution's firmware",
+        what: "an installed Debian, and a live one that installs itself, started in the emulated box by the distribution's firmware",
         test_target: None,
-        gates: false,
+        gates: true,
         boxed: true,
         run: lab::uefi,
+    },
+    Suite {
+        name: "guest",
+        what: "a guest's devices in the emulated box: pulled and plugged in under traffic, killed while written to, in trouble",
+        test_target: None,
+        gates: true,
+        boxed: true,
+        run: lab::guest,
     },
 ];
 
