@@ -141,7 +141,7 @@ fn visit() {
 
     // An image comes in whole; one of that name again does not, and that is said.
     let disk = appliance.path("disk.raw");
-    fs::write(&disk, (0..5_u32 << 20).map(|at| (at >> 12) as u8).collect::<Vec<u8>>()).unwrap();
+    fs::write(&disk, (0..5_u32 << 20).map(|at| at.to_le_bytes()[1]).collect::<Vec<u8>>()).unwrap();
     let upload = || {
         browser.go(&format!("{URL}/images"));
         browser.type_into("#image", &disk.display().to_string());
