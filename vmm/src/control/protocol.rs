@@ -173,7 +173,7 @@ pub struct Device {
     pub name: String,
     /// What serves it, in a few words; empty for a host function.
     pub report: String,
-    /// What it has counted, by name. Of a card that vhost serves, the host's link has the packets.
+    /// What it has counted, by name. Of a card that vhost serves, nothing: the host's link has the packets.
     pub counters: BTreeMap<String, u64>,
     /// Whether its cable is plugged in; `null` for what is no network card.
     #[serde(default)]

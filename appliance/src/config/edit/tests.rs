@@ -150,13 +150,12 @@ fn a_device_is_named_once_and_given_once() {
     assert_eq!(document(TEXT).with_device("none", &device), None);
 }
 
+fn pf(name: &str) -> Named {
+    Named { name: name.into(), matches: vec![("address", "0000:01:00.1".into())], whole_group: false }
+}
+
 #[test]
 fn a_vf_becomes_a_network_card() {
-    let pf = |name: &str| Named {
-        name: name.into(),
-        matches: vec![("address", "0000:01:00.1".into())],
-        whole_group: false,
-    };
     let text = document(TEXT).with_vf("web", &pf("lan-pf"), 2, 4).unwrap();
     valid(&text);
     assert_eq!(difference(&text), ["+    nics:", "+      lan-pf-2: {pf: lan-pf, vf: 2}"]);
@@ -175,11 +174,6 @@ fn a_vf_becomes_a_network_card() {
 
 #[test]
 fn the_number_of_vfs_is_changed_where_it_is_or_added() {
-    let pf = |name: &str| Named {
-        name: name.into(),
-        matches: vec![("address", "0000:01:00.1".into())],
-        whole_group: false,
-    };
     let text = document(TEXT).with_vfs(&pf("lan-pf"), 8).unwrap();
     assert_eq!(
         difference(&text),
