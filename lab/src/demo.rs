@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::kernel::Flavour;
-use crate::machine::{Event, Machine};
+use crate::machine::{Event, Machine, RunFolder};
 use crate::scenario::Scenario;
 use crate::session::Lab;
-use crate::{admin, fresh, relay, tap};
+use crate::{admin, fresh, progress, relay, tap};
 
 /// How long the demonstration may take, boot included.
 const WHOLE: Duration = Duration::from_secs(600);
@@ -53,7 +53,7 @@ impl Seen {
     fn check(&mut self, check: tap::Check) {
         let mark = if check.passed { "\u{1b}[32mok\u{1b}[0m    " } else { "\u{1b}[31mnot ok\u{1b}[0m" };
         let why = check.why.map(|why| format!(" ({why})")).unwrap_or_default();
-        anstream::eprintln!("  {mark} {}{why}", check.text);
+        progress::say(&format!("  {mark} {}{why}", check.text));
         if check.passed {
             self.passed = self.passed.saturating_add(1);
         } else {
@@ -92,54 +92,88 @@ const SHOWN: [&str; 12] = [
 const ADMIN: [&str; 2] = ["code", "fingerprint"];
 
 /// Runs the demonstration; returns whether every step was seen to work.
+///
+/// # Errors
+/// The box cannot be booted, or does not come to the demonstration's end.
 pub fn run(options: &Options) -> Result<bool> {
-    let binary = fresh::given(options.binary.as_deref())?;
-    let lab = Lab::prepare(options.kernel)?;
-    let run = lab.folder(Some(&binary))?;
-    let share = run.path().join("share");
-    let scenario = Scenario::read(&share.join("box/demo.sh"))?;
-    fs::copy(&scenario.path, share.join("scenarios/demo.sh")).context("Placing the demonstration")?;
-    fs::write(share.join("plan"), format!("demo {}\n", if options.exit { scenario.timeout } else { 86_400 }))
-        .context("Writing the plan")?;
-    if !options.exit {
-        fs::write(share.join("stay"), "").context("Asking the box to stay")?;
+    let mut shown = Shown::watch(options)?;
+    if !shown.seen.facts.contains_key("interrupts") {
+        bail!("The demonstration did not come to its end; its log is {}", shown.output.join("log").display());
     }
-    let output = fresh::target_folder()?.join("lab/demo");
-    fs::create_dir_all(&output).with_context(|| format!("Creating {}", output.display()))?;
-    let log = output.join("console.log");
-    anstream::eprintln!(
-        "- Booting the emulated box, {} kernel (console in {})",
-        options.kernel.name(),
-        log.display()
-    );
-    let port = options.port.map_or_else(admin::free_port, Ok)?;
-    let mut spec = lab.spec(&run);
-    spec.forward = Some((port, admin::INSIDE));
-    let mut machine = Machine::boot(lab.sysroot(), spec, &log)?;
-    let mut seen = Seen::default();
-    follow(&machine, &mut seen, |seen| {
-        seen.ended || seen.facts.contains_key("stay") || seen.facts.contains_key("code")
-    })?;
-    if seen.facts.contains_key("code") {
-        seen.check(visit(port, &share.join("out/demo/certificate.der")));
-    }
-    follow(&machine, &mut seen, |seen| seen.ended || seen.facts.contains_key("stay"))?;
-    keep(&share.join("out/demo"), &output)?;
-    if !seen.facts.contains_key("interrupts") {
-        bail!("The demonstration did not come to its end; its log is {}", output.join("log").display());
-    }
-    anstream::println!("{}", picture(&seen, port));
-    if seen.facts.contains_key("stay") {
+    anstream::println!("{}", picture(&shown.seen, shown.port));
+    if shown.seen.facts.contains_key("stay") {
         anstream::eprintln!("The guest's console follows. `poweroff -f` ends the guest, Ctrl-A x the box.\n");
-        relay::console(&mut machine)?;
-        return Ok(seen.is_whole(options.kernel));
+        relay::console(&mut shown.machine)?;
+        return Ok(shown.seen.is_whole(options.kernel));
     }
-    anstream::println!("{} passed, {} failed", seen.passed, seen.failed);
-    Ok(seen.ended && seen.is_whole(options.kernel))
+    anstream::println!("{} passed, {} failed", shown.seen.passed, shown.seen.failed);
+    Ok(shown.seen.ended && shown.seen.is_whole(options.kernel))
+}
+
+/// Runs the demonstration with Debian's kernel, and has `visit` come to the box that it leaves up: with the address of its
+/// admin interface, and the code that claims it. Returns how many checks the demonstration passed and failed, and what the visit
+/// came to; there is no visit where one of them failed.
+///
+/// # Errors
+/// As [`run`]; and what `visit` returns.
+pub fn visited<T>(visit: impl FnOnce(&str, &str) -> Result<T>) -> Result<(usize, usize, Option<T>)> {
+    let options = Options { kernel: Flavour::Debian, binary: None, exit: false, port: None };
+    let shown = Shown::watch(&options)?;
+    let whole = shown.seen.is_whole(options.kernel) && shown.seen.facts.contains_key("stay");
+    let url = format!("https://localhost:{}", shown.port);
+    let visited = if whole { Some(visit(&url, shown.seen.fact("code"))?) } else { None };
+    Ok((shown.seen.passed, shown.seen.failed, visited))
+}
+
+/// A box in which the demonstration was seen, to its end or to where it is a person's turn.
+struct Shown {
+    machine: Machine,
+    seen: Seen,
+    /// Where its admin interface is on this machine.
+    port: u16,
+    /// What it wrote.
+    output: PathBuf,
+    /// Its share, behind the machine that uses it.
+    _run: RunFolder,
+}
+
+impl Shown {
+    fn watch(options: &Options) -> Result<Self> {
+        let binary = fresh::given(options.binary.as_deref())?;
+        let lab = Lab::prepare(options.kernel)?;
+        let run = lab.folder(Some(&binary))?;
+        let share = run.path().join("share");
+        let scenario = Scenario::read(&share.join("box/demo.sh"))?;
+        fs::copy(&scenario.path, share.join("scenarios/demo.sh")).context("Placing the demonstration")?;
+        let limit = if options.exit { scenario.timeout } else { 86_400 };
+        fs::write(share.join("plan"), format!("demo {limit}\n")).context("Writing the plan")?;
+        if !options.exit {
+            fs::write(share.join("stay"), "").context("Asking the box to stay")?;
+        }
+        let output = fresh::target_folder()?.join("lab/demo");
+        fs::create_dir_all(&output).with_context(|| format!("Creating {}", output.display()))?;
+        let log = output.join("console.log");
+        let kernel = options.kernel.name();
+        progress::say(&format!("- Booting the emulated box, {kernel} kernel (console in {})", log.display()));
+        let port = options.port.map_or_else(admin::free_port, Ok)?;
+        let mut spec = lab.spec(&run);
+        spec.forward = Some((port, admin::INSIDE));
+        let machine = Machine::boot(lab.sysroot(), spec, &log)?;
+        let mut seen = Seen::default();
+        follow(&machine, &mut seen, |seen| {
+            seen.ended || seen.facts.contains_key("stay") || seen.facts.contains_key("code")
+        })?;
+        if seen.facts.contains_key("code") {
+            seen.check(answers(port, &share.join("out/demo/certificate.der")));
+        }
+        follow(&machine, &mut seen, |seen| seen.ended || seen.facts.contains_key("stay"))?;
+        keep(&share.join("out/demo"), &output)?;
+        Ok(Self { machine, seen, port, output, _run: run })
+    }
 }
 
 /// Whether this machine comes to the box's admin interface, and to nobody else in its place.
-fn visit(port: u16, certificate: &Path) -> tap::Check {
+fn answers(port: u16, certificate: &Path) -> tap::Check {
     let seen = fs::read(certificate)
         .context("Reading the box's certificate")
         .and_then(|bytes| admin::is_well(port, &bytes));

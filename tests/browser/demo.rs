@@ -12,8 +12,8 @@ fn told(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `cargo demo` ends with both"))
 }
 
-/// In another terminal, `cargo demo`; then here
-/// `DEMO_URL=https://localhost:PORT DEMO_CODE=CODE cargo test --test demo`. No suite runs it.
+/// The suite `browser` runs it (`cargo verify --only browser`). By hand: in another terminal `cargo demo`, then here
+/// `DEMO_URL=https://localhost:PORT DEMO_CODE=CODE cargo test --test demo`.
 #[test]
 fn a_box_with_an_igb_is_claimed_and_set_up() {
     let (url, code) = (told("DEMO_URL"), told("DEMO_CODE"));

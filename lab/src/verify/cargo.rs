@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 
 use super::suite::{Counts, Outcome};
 use super::{Context, tail};
-use crate::{command, fresh, host, progress, tool};
+use crate::{command, demo, fresh, host, progress, tool};
 
-/// Tests that need rights or devices, and have suites of their own; but for `demo`, which people run beside `cargo demo`.
+/// Tests that need rights or devices, and have suites of their own; `demo` is the second half of `browser`.
 const PRIVILEGED: [&str; 13] = [
     "kvm", "jail", "daemon", "api", "web", "browser", "demo", "systemd", "disk", "netns", "crash", "host",
     "package",
@@ -99,6 +99,7 @@ pub(super) fn daemon(context: &Context) -> Result<Outcome> {
     with_guests(context, "daemon")
 }
 
+/// A visit to the daemon of this machine, and one to the box of the demonstration, whose card has VFs.
 pub(super) fn browser(context: &Context) -> Result<Outcome> {
     if let Some(skipped) = without_kvm() {
         return Ok(skipped);
@@ -107,7 +108,24 @@ pub(super) fn browser(context: &Context) -> Result<Outcome> {
         ("chromium", "somebody looks at the admin interface with it"),
         ("chromium-driver", "and a test is that somebody"),
     ])?;
-    with_guests(context, "browser")
+    let of = |name: &str| {
+        let mut command = fresh::cargo();
+        command.env("REQUIRE", "browser");
+        command.args(["test", "--package", "throughway", "--locked", "--test", name]);
+        command
+    };
+    let mut counts = tests(context, "browser", &mut of("browser"))?;
+    let (passed, failed, visit) = demo::visited(|url, code| {
+        let mut command = of("demo");
+        command.env("DEMO_URL", url).env("DEMO_CODE", code);
+        tests(context, "browser-demo", &mut command)
+    })?;
+    counts.add(Counts { passed, failed, skipped: 0 });
+    counts.add(visit.unwrap_or_else(|| {
+        context.failed("browser: the demonstration was not whole, so its box was not visited".to_owned());
+        Counts::one(false)
+    }));
+    Ok(Outcome::Ran(counts))
 }
 
 /// Why no guest can run here.

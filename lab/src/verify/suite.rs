@@ -121,14 +121,6 @@ pub(super) const SUITES: [Suite; 20] = [
         run: cargo::daemon,
     },
     Suite {
-        name: "browser",
-        what: "the pages in Debian's Chromium, with the daemon and a small guest on this machine's /dev/kvm",
-        test_target: Some("browser"),
-        gates: true,
-        boxed: false,
-        run: cargo::browser,
-    },
-    Suite {
         name: "api",
         what: "the admin API of the real daemon, with small guests, editors, uploads, and strangers who are a burden",
         test_target: Some("api"),
@@ -223,6 +215,14 @@ pub(super) const SUITES: [Suite; 20] = [
         gates: true,
         boxed: true,
         run: lab::guest,
+    },
+    Suite {
+        name: "browser",
+        what: "the pages in Debian's Chromium, with the daemon and a small guest on this machine's /dev/kvm, and with the box of `cargo demo`",
+        test_target: Some("browser"),
+        gates: true,
+        boxed: true,
+        run: cargo::browser,
     },
 ];
 
