@@ -120,46 +120,36 @@ fn attempt(thread: &str, attempts: &[Attempt], victim: &Victim) -> Vec<Result> {
 /// In the locked process.
 fn inside(wire: &Wire, walls: Walls, filtered: bool, victim: Victim) -> io::Result<()> {
     let mut walls = walls;
-    let (begin, begun) = std::sync::mpsc::channel::<Arc<(Walls, Victim)>>();
-    // There before the walls, as the one that makes the VM.
-    let earlier = std::thread::spawn(move || -> io::Result<Vec<Result>> {
-        let all = begun.recv().map_err(io::Error::other)?;
-        all.0.follow()?;
-        if filtered {
-            filter::enter(Kind::Vcpu)?;
-            let mut tried = attempt("vcpu", FILTERED, &all.1);
-            tried.extend(attempt("vcpu", FORBIDDEN, &all.1));
-            return Ok(tried);
-        }
-        Ok(attempt("vcpu, walls alone", FORBIDDEN, &all.1))
-    });
     walls.apart();
     let Some((number, mut files)) = wire.receive::<(u32, throughway::jail::Place)>()? else { return Ok(()) };
     let _held = files.take(number.1)?;
     walls.enter(Some(number.0), None)?;
     let lacks = walls.lacks.to_string();
-    let all = Arc::new((walls, victim));
+    let victim = Arc::new(victim);
     let mut tried = Vec::new();
     if filtered {
         filter::enter(Kind::Control)?;
-        tried.extend(attempt("control", FORBIDDEN, &all.1));
-        tried.extend(attempt("control", FILTERED, &all.1));
-        for (name, kind) in [("queue", Kind::Queue), ("hotplug", Kind::Hotplug), ("prefault", Kind::Prefault)]
-        {
-            let all = Arc::clone(&all);
+        tried.extend(attempt("control", FORBIDDEN, &victim));
+        tried.extend(attempt("control", FILTERED, &victim));
+        let others = [
+            ("vcpu", Kind::Vcpu),
+            ("queue", Kind::Queue),
+            ("hotplug", Kind::Hotplug),
+            ("prefault", Kind::Prefault),
+        ];
+        for (name, kind) in others {
+            let victim = Arc::clone(&victim);
             let thread = std::thread::spawn(move || -> io::Result<Vec<Result>> {
                 filter::enter(kind)?;
-                let mut tried = attempt(name, FILTERED, &all.1);
-                tried.extend(attempt(name, FORBIDDEN, &all.1));
+                let mut tried = attempt(name, FILTERED, &victim);
+                tried.extend(attempt(name, FORBIDDEN, &victim));
                 Ok(tried)
             });
             tried.extend(thread.join().map_err(|_| io::Error::other("a thread fell over"))??);
         }
     } else {
-        tried.extend(attempt("control, walls alone", FORBIDDEN, &all.1));
+        tried.extend(attempt("control, walls alone", FORBIDDEN, &victim));
     }
-    begin.send(all).map_err(io::Error::other)?;
-    tried.extend(earlier.join().map_err(|_| io::Error::other("a thread fell over"))??);
     wire.send(&(lacks, tried), Files::default())
 }
 
@@ -167,7 +157,7 @@ fn inside(wire: &Wire, walls: Walls, filtered: bool, victim: Victim) -> io::Resu
 fn locked(filtered: bool) -> io::Result<(String, Vec<Result>)> {
     let victim = Victim { pid: std::process::id().cast_signed(), secret: Box::new(42) };
     match split()? {
-        Split::Machine(wire, lacks) => {
+        Split::Machine(wire, lacks, _) => {
             let walls = Walls::begin(lacks);
             trap::install(trap::Then::Refuse)?;
             let done = inside(&wire, walls, filtered, victim);

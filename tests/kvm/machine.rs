@@ -1,5 +1,6 @@
 //! One `throughway run` of the test guest: started, talked to and waited for, never longer than [`PATIENCE`].
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -227,6 +228,16 @@ impl Running {
         let keeper = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
         children.split_whitespace().next().and_then(|child| child.parse().ok()).unwrap_or(keeper)
+    }
+
+    /// What the kernel says of each of its threads: /proc/PID/task/TID/status, by its name there.
+    #[allow(dead_code, reason = "the suite kvm looks at how they are locked up")]
+    pub(crate) fn threads(&self) -> Vec<BTreeMap<String, String>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.machine())).unwrap().flatten();
+        let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+        let of =
+            |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+        statuses.map(|status| status.lines().filter_map(of).collect()).collect()
     }
 
     /// The host's processors that a thread of it may run on.

@@ -80,7 +80,7 @@ impl InProcess {
         };
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let mut machine = Machine::new(spec, Begun::begin()?)?;
+            let mut machine = Machine::new(spec, Begun::begin(|| None)?)?;
             if let Some(source) = source {
                 machine.plug_from(source);
             }

@@ -56,3 +56,37 @@ fn each_stays_on_the_hosts_processors_that_it_was_given() {
         guest.end();
     }
 }
+
+/// Also of memory that is touched before the start, which is made when the walls are there.
+#[test]
+fn no_thread_of_a_guest_that_runs_is_without_its_walls() {
+    if !available() {
+        return;
+    }
+    let is_root = rustix::process::geteuid().is_root();
+    for memory in ["16MiB", "{size: 16MiB, prefault: true}"] {
+        let mut guest = Guest { cpus: "2", memory: memory.into(), ..Guest::new("test=spin") }.start();
+        guest.wait_for("ready");
+        let threads = guest.threads();
+        let names: Vec<_> = threads.iter().map(|thread| thread["Name"].as_str()).collect();
+        for name in ["throughway", "vcpu0", "vcpu1"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        // The one that makes a machine may do all that the keeper may, and is over.
+        assert!(!names.contains(&"processors"), "{names:?}");
+        for thread in &threads {
+            let of = |key: &str| thread[key].as_str();
+            assert_eq!((of("Seccomp"), of("NoNewPrivs")), ("2", "1"), "{memory}: {}", thread["Name"]);
+            if is_root {
+                assert_eq!(of("CapEff"), "0000000000000000", "{memory}: {}", thread["Name"]);
+                assert!(
+                    !of("Uid").split_whitespace().any(|user| user == "0"),
+                    "{memory}: {}",
+                    thread["Name"]
+                );
+            }
+        }
+        guest.signal(Signal::TERM);
+        guest.end();
+    }
+}

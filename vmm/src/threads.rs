@@ -1,7 +1,8 @@
 //! The kinds of threads that a machine is made of, and what its owner does to each before it serves a guest.
 //!
 //! A thread takes over what the one that starts it may do, so a kind may only do less than who starts it: `Control` starts
-//! `Hotplug` and `Prefault`, and the thread that becomes that of vCPU 0; vCPUs start `Queue`.
+//! `Hotplug` and `Prefault`, and the thread of vCPU 0; vCPUs start `Queue`. A thread that makes a machine which is known early
+//! ([`Begun`](crate::Begun)) is of no kind: it is over before the machine runs.
 
 use std::sync::OnceLock;
 
@@ -10,7 +11,7 @@ use std::sync::OnceLock;
 pub enum Kind {
     /// The machine's own loop, on the thread that runs it.
     Control,
-    /// Runs a vCPU; the first of them makes the others before that.
+    /// Runs a vCPU; the first of them starts the others before that.
     Vcpu,
     /// Serves queues of a virtio device.
     Queue,
@@ -25,8 +26,7 @@ pub type Guard = fn(Kind);
 
 static GUARD: OnceLock<Guard> = OnceLock::new();
 
-/// Has `guard` called on each thread that begins from now on, and on the one that makes the vCPUs before it hears what the
-/// machine is to be. Once in a process; false where there is one already.
+/// Has `guard` called on each thread that begins from now on. Once in a process; false where there is one already.
 pub fn guard(guard: Guard) -> bool {
     GUARD.set(guard).is_ok()
 }

@@ -29,7 +29,7 @@ pub(super) fn begin() -> Option<io::Result<Machine>> {
 pub(super) fn begin_machine() -> io::Result<Machine> {
     match split()? {
         Split::Keeper(machine) => Ok(machine),
-        Split::Machine(wire, lacks) => super::run::inside(wire, lacks),
+        Split::Machine(wire, lacks, everywhere) => super::run::inside(wire, lacks, everywhere),
     }
 }
 

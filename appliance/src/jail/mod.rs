@@ -25,7 +25,7 @@ pub mod walls;
 pub mod web;
 pub mod wire;
 
-pub use split::{Machine, Split, split};
+pub use split::{Everywhere, Machine, Split, split};
 pub use user::User;
 pub use walls::Lacks;
 pub use wire::{Files, Place, Wire};

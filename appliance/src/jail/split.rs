@@ -8,7 +8,10 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
     set_parent_process_death_signal, setsid, waitid,
 };
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{
+    CpuSet, LinkNameSpaceType, UnshareFlags, move_into_link_name_space, sched_getaffinity, sched_getcpu,
+    sched_setaffinity, unshare_unsafe,
+};
 
 use super::walls::Lacks;
 use super::wire::Wire;
@@ -20,9 +23,13 @@ const WIRE: i32 = 3;
 pub enum Split {
     /// The one that was there, with the machine's process in its hands.
     Keeper(Machine),
-    /// The new one: its end of the wire, and what it lacks so far.
-    Machine(Wire, Lacks),
+    /// The new one: its end of the wire, what it lacks so far, and where it may run.
+    Machine(Wire, Lacks, Everywhere),
 }
+
+/// Where the machine's process may run, which begins on another processor than the keeper's.
+#[derive(Clone, Copy)]
+pub struct Everywhere(Option<CpuSet>);
 
 /// The machine's process, as its keeper has it. Dropped, it ends.
 pub struct Machine {
@@ -40,6 +47,7 @@ pub fn split() -> io::Result<Split> {
     let (ours, theirs) = Wire::pair()?;
     let mut lacks = Lacks::default();
     let own_numbers = enter_numbers(&mut lacks);
+    let everywhere = Everywhere(sched_getaffinity(None).ok());
     // SAFETY: there are no other threads yet, so the child may do whatever this process may.
     let forked = unsafe { libc::fork() };
     let error = io::Error::last_os_error();
@@ -47,19 +55,20 @@ pub fn split() -> io::Result<Split> {
         drop(ours);
         drop(own_numbers);
         match become_machine(theirs) {
-            Ok(wire) => return Ok(Split::Machine(wire, lacks)),
+            Ok(wire) => return Ok(Split::Machine(wire, lacks, everywhere)),
             Err(error) => {
                 eprintln!("error: Beginning the guest's process: {error}");
                 std::process::exit(3);
             }
         }
     }
+    let pid = Pid::from_raw(forked).filter(|_| forked > 0).ok_or(error)?;
+    everywhere.keep_apart(pid);
     drop(theirs);
     if let Some(own) = own_numbers {
         // Else the keeper's later children would be born among the machine's numbers.
         move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
     }
-    let pid = Pid::from_raw(forked).filter(|_| forked > 0).ok_or(error)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     Ok(Split::Keeper(Machine { wire: Some(ours), pid, process, over: false }))
 }
@@ -107,6 +116,27 @@ fn become_machine(wire: Wire) -> io::Result<Wire> {
 /// the parent ended meanwhile ([`Wire::is_hung_up`]).
 pub(super) fn end_with_keeper() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+impl Everywhere {
+    /// Has the new process begin on another processor than this one, where there is one: Linux may leave it behind its parent for
+    /// longer than the whole start takes, beside an idle processor (one that halts looks like one that the hypervisor took away).
+    fn keep_apart(&self, pid: Pid) {
+        let Some(mut others) = self.0 else { return };
+        others.unset(sched_getcpu());
+        if others.count() > 0 {
+            // It is late at worst.
+            let _ = sched_setaffinity(Some(pid), &others);
+        }
+    }
+
+    /// The calling thread may run wherever the keeper may. To be said when the keeper was heard of, as it may place this process
+    /// at any time before that.
+    pub fn again(&self) {
+        if let Some(all) = &self.0 {
+            let _ = sched_setaffinity(None, all);
+        }
+    }
 }
 
 impl Machine {

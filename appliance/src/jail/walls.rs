@@ -3,18 +3,16 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
     RulesetStatus, Scope,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
-use rustix::process::{PidfdFlags, Resource, Rlimit, chdir, getpid, pidfd_open, pivot_root, setrlimit};
+use rustix::process::{Resource, Rlimit, chdir, pivot_root, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, Gid, ThreadNameSpaceType, Uid, UnshareFlags, move_into_thread_name_spaces,
-    set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
-    unshare_unsafe,
+    CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, set_capabilities, set_no_new_privs,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
 };
 
 use super::split::end_with_keeper;
@@ -50,14 +48,8 @@ impl fmt::Display for Lacks {
 pub struct Walls {
     /// What they lack.
     pub lacks: Lacks,
-    /// The user to become; none where this process may not.
-    user: Option<u32>,
-    /// Namespaces of its own, and an empty root.
-    apart: bool,
     /// Users of its own.
     users: bool,
-    /// The thread that made them, for others to follow.
-    first: Option<OwnedFd>,
 }
 
 impl Walls {
@@ -71,7 +63,7 @@ impl Walls {
             }
         }
         drop_bounding();
-        Self { lacks, user: None, apart: false, users, first: None }
+        Self { lacks, users }
     }
 
     /// Whether it has users of its own.
@@ -82,32 +74,27 @@ impl Walls {
     /// Mounts, network, and the rest become its own: of mounts there is an empty one, of links none. On the calling thread.
     pub fn apart(&mut self) {
         let made = || -> io::Result<()> {
-            // SAFETY: descriptors and memory stay shared with the other thread; what is named here is this thread's alone.
+            // SAFETY: descriptors and memory stay shared with other threads; what is named here is this thread's alone.
             unsafe { unshare_unsafe(NAMESPACES) }?;
             empty_root()
         };
-        match made() {
-            Ok(()) => self.apart = true,
-            Err(error) => self.lacks.note("namespaces of its own", &error),
+        if let Err(error) = made() {
+            self.lacks.note("namespaces of its own", &error);
         }
     }
 
-    /// The machine's own thread becomes that user, and may nothing. `memlock` is how much memory may be locked for devices.
+    /// The calling thread becomes that user, and may nothing; nor may what it starts. `memlock` is how much memory may be locked for devices.
     ///
     /// # Errors
     /// Anything that is not done, where this process has the rights for it: then it must not run a guest.
     pub fn enter(&mut self, user: Option<u32>, memlock: Option<u64>) -> io::Result<()> {
-        self.user = user;
-        if self.apart {
-            self.first = Some(pidfd_open(getpid(), PidfdFlags::empty())?);
-        }
         // Without it, devices that need more say so as memory is locked for them.
         if memlock.is_some()
             && let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: memlock, maximum: memlock })
         {
             tracing::debug!("The limit of locked memory stays as it is: {error}");
         }
-        let landlock = self.lock_thread()?;
+        let landlock = lock_thread(user)?;
         end_with_keeper()?;
         match landlock {
             RulesetStatus::FullyEnforced => {}
@@ -116,40 +103,21 @@ impl Walls {
         }
         Ok(())
     }
+}
 
-    /// Another thread that was there before follows.
-    ///
-    /// # Errors
-    /// As [`enter`](Self::enter).
-    pub fn follow(&self) -> io::Result<()> {
-        if let Some(first) = &self.first {
-            // Folders are shared among threads, and namespaces of mounts want that ended.
-            // SAFETY: only root and working folder become this thread's own.
-            unsafe { unshare_unsafe(UnshareFlags::FS) }?;
-            let all = ThreadNameSpaceType::MOUNT
-                | ThreadNameSpaceType::NETWORK
-                | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-                | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-                | ThreadNameSpaceType::CONTROL_GROUP;
-            move_into_thread_name_spaces(first.as_fd(), all)?;
-        }
-        self.lock_thread().map(drop)
+fn lock_thread(user: Option<u32>) -> io::Result<RulesetStatus> {
+    if let Some(user) = user {
+        set_thread_groups(&[])?;
+        let (group, user) = (Gid::from_raw(user), Uid::from_raw(user));
+        set_thread_res_gid(group, group, group)?;
+        set_thread_res_uid(user, user, user)?;
     }
-
-    fn lock_thread(&self) -> io::Result<RulesetStatus> {
-        if let Some(user) = self.user {
-            set_thread_groups(&[])?;
-            let (group, user) = (Gid::from_raw(user), Uid::from_raw(user));
-            set_thread_res_gid(group, group, group)?;
-            set_thread_res_uid(user, user, user)?;
-        }
-        let none = CapabilitySet::empty();
-        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-        rustix::thread::clear_ambient_capability_set()?;
-        set_no_new_privs(true)?;
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-        lock_land()
-    }
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    rustix::thread::clear_ambient_capability_set()?;
+    set_no_new_privs(true)?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    lock_land()
 }
 
 /// No more than the process has can ever be had again, by no thread that begins later. Without the right to drop them there are none to be had: no_new_privs.

@@ -12,6 +12,7 @@
 //!
 //! Running has states of its own, which `requests` draws.
 
+mod board;
 mod card;
 mod console;
 mod control;
@@ -36,6 +37,7 @@ pub use error::Error;
 pub use hotplug::{Change, Changed, DeviceSource, HotplugRequest};
 pub use settle::settle;
 
+use board::Board;
 use console::{ConsoleInput, GuestEnd};
 use events::{Events, Source};
 use hierarchy::Hierarchy;
@@ -45,11 +47,10 @@ use requests::{Controlled, Listen};
 use shutdowns::Shutdowns;
 use start::Start;
 
-use crate::bus::Bus;
 use crate::control::{Recent, RunState};
 use crate::legacy::{Cmos, ConsoleOutput, I8042, PowerManagement, PvPanic, SerialPort, ports};
 use crate::mailbox::{Event, Mailbox};
-use crate::memory::{GuestRam, KvmSlots};
+use crate::memory::GuestRam;
 use crate::pci::host_bridge::PowerOn;
 use crate::spec::{Boot, ConsoleDevice, OnReset, Resources, VirtioSlot};
 use crate::vcpu::{self, Buses, Starts};
@@ -71,41 +72,37 @@ pub struct Machine {
     made: Option<Made>,
 }
 
-/// A machine of which only that is being made which is the same for all, on a thread of its own.
+/// A machine in the making, on a thread of its own: of which there is only what is the same for all, or more where it is known early
+/// what it is to be.
 pub struct Begun(Making);
 
 impl Begun {
-    /// Begins; what fails is said by [`Machine::new`].
-    pub fn begin() -> Result<Self, Error> {
-        Ok(Self(Making::begin()?))
-    }
-
-    /// Has its thread call what [`guard`](crate::threads::guard) was given, once it has the VM: the owner can do other things
-    /// meanwhile. Else it is called when the machine is made.
-    pub fn guard(&self) {
-        self.0.begin_thread();
+    /// Begins to make a VM; what fails is said by [`Machine::new`] or [`Machine::known`]. `early` is then asked, on that thread,
+    /// what the machine is to be: where it says so, all is made that KVM takes long for, while the owner does other things. Not
+    /// for one whose memory is touched before the start: other threads do that, which would not be [guarded](crate::threads)
+    /// yet.
+    pub fn begin(early: impl FnOnce() -> Option<VmSpec> + Send + 'static) -> Result<Self, Error> {
+        vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
+        Ok(Self(Making::begin(early)?))
     }
 }
 
 impl Machine {
     /// Makes the virtual machine and its memory.
     pub fn new(spec: VmSpec, Begun(making): Begun) -> Result<Self, Error> {
-        vcpu::install_handler().map_err(Error::io("Installing the signal handler of vCPU threads"))?;
-        let vm = making.vm()?;
-        let ram = Arc::new(GuestRam::with_policy(&spec.memory, &spec.memory_policy)?);
-        ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm))))?;
-        vm.create_interrupt_controllers()?;
-        let mailbox = Arc::new(Mailbox::new().map_err(Error::io("Making the machine's mailbox"))?);
-        let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
-        let made = making.make(Order {
-            cpus: spec.cpus,
-            affinity: spec.affinity.clone(),
-            ram: Arc::clone(&ram),
-            buses: buses.clone(),
-            mailbox: Arc::clone(&mailbox),
-            starts: spec.starts,
-            resettable: spec.on_reset == OnReset::Restart,
-        });
+        let board = Board::new(making.vm()?, &spec)?;
+        let made = Made::order(Order::of(&spec, board.clone()))?;
+        Self::on(spec, board, made)
+    }
+
+    /// The same of one that was known early.
+    pub fn known(Begun(making): Begun) -> Result<Self, Error> {
+        let (spec, board, made) = making.board()?;
+        Self::on(spec, board, made)
+    }
+
+    fn on(spec: VmSpec, board: Board, made: Made) -> Result<Self, Error> {
+        let Board { vm, ram, buses, mailbox } = board;
         // While the vCPUs are made.
         vm.create_timer()?;
         let recent = Arc::new(Recent::new().map_err(Error::io("Making an eventfd for the console"))?);
@@ -189,8 +186,8 @@ impl Running {
             (Boot::Firmware(_), Starts::AtReset) => PowerOn::Bare,
             _ => return Err(Error::Starts),
         };
-        let made = machine.made.take().ok_or(Error::Processors)?;
-        let (address_bits, made) = made.address_bits()?;
+        let mut made = machine.made.take().ok_or(Error::Processors)?;
+        let address_bits = made.address_bits()?;
         let buses = machine.buses.clone();
         let resettable = machine.spec.on_reset == OnReset::Restart;
         let irqchip = resettable.then(|| machine.vm.irqchip_state()).transpose()?;
@@ -270,14 +267,19 @@ impl Running {
     /// Makes ready what the boot processor starts with, and lets it.
     fn power_on(&mut self) -> Result<(), Error> {
         let entry = self.start.prepare(&self.machine, &self.hierarchy)?;
-        if let Some(made) = self.made.take() {
-            self.processors = made.finish()?;
-        }
-        if let (Some(entry), Some(first)) = (entry, self.processors.vcpus.first()) {
+        let mut made = self.made.take();
+        let vcpus = match &mut made {
+            Some(made) => made.vcpus()?,
+            None => &self.processors.vcpus,
+        };
+        if let (Some(entry), Some(first)) = (entry, vcpus.first()) {
             first.enter_at(&entry)?;
         }
         if !self.controlled.is_paused() {
-            self.processors.resume();
+            vcpus.iter().for_each(|vcpu| vcpu.resume());
+        }
+        if let Some(made) = made {
+            self.processors = made.start()?;
         }
         Ok(())
     }

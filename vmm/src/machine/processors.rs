@@ -1,14 +1,15 @@
-//! Making the VM and the processors, on a thread of its own while the owner still reads what machine it is to be, and while
-//! the rest of it is made: a VM, what CPUID may say and the vCPUs take KVM about as long as all the rest.
+//! Making the VM, what it stands on and the processors: this takes KVM about as long as all the rest of a start.
 //!
 //! ```text
-//!   owner    begin --- file, spec --- vm --- RAM, irqchip --- make --- console, devices ... --- finish
-//!                \                  /                          \                               /
-//!   thread        VM, then CPUID of this host ------------------ vCPUs, their threads ---------- is the thread of vCPU 0
+//!   owner      begin ------ walls ----------- board --- console, devices ... -- vCPUs -- start
+//!                  \                         ^   \                             ^        |
+//!   a thread        VM, early spec, board, vCPUs -- \ ------------------------ |        |
+//!   vCPU 0's                                                     begins as its kind ------------------- the others' threads, runs
 //! ```
+//!
+//! Where the spec is known later, the owner makes the board, and vCPU 0's thread all vCPUs.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
 use std::io;
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::Arc;
@@ -18,25 +19,35 @@ use std::thread::JoinHandle;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Error;
+use super::board::Board;
+use crate::VmSpec;
 use crate::cpuid::{Supported, Template};
-use crate::mailbox::Mailbox;
-use crate::memory::GuestRam;
-use crate::spec::CpuSpec;
+use crate::spec::{CpuSpec, OnReset};
 use crate::threads::{self, Kind};
-use crate::vcpu::{self, Buses, Starts, Vcpu};
+use crate::vcpu::{self, Starts, Vcpu};
 use crate::vm::Vm;
 
 /// What the vCPUs are made of.
 pub(super) struct Order {
     pub(super) cpus: CpuSpec,
     pub(super) affinity: Vec<BTreeSet<u32>>,
-    pub(super) ram: Arc<GuestRam>,
-    pub(super) buses: Buses,
-    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) board: Board,
     /// In which state they first run.
     pub(super) starts: Starts,
     /// Whether their power-on state is kept, for a guest reset.
     pub(super) resettable: bool,
+}
+
+impl Order {
+    pub(super) fn of(spec: &VmSpec, board: Board) -> Self {
+        Self {
+            cpus: spec.cpus,
+            affinity: spec.affinity.clone(),
+            board,
+            starts: spec.starts,
+            resettable: spec.on_reset == OnReset::Restart,
+        }
+    }
 }
 
 /// vCPUs, parked, and their threads.
@@ -47,11 +58,6 @@ pub(super) struct Processors {
 }
 
 impl Processors {
-    /// Lets all run.
-    pub(super) fn resume(&self) {
-        self.vcpus.iter().for_each(|vcpu| vcpu.resume());
-    }
-
     /// Lets all run after a pause, of which their guest is told.
     pub(super) fn resume_from_pause(&self) {
         self.vcpus.iter().for_each(|vcpu| vcpu.resume_from_pause());
@@ -85,209 +91,221 @@ impl Drop for Processors {
     }
 }
 
-/// The VM and processors in the making. Dropped, they end.
+/// All vCPUs of a machine, by their index.
+type Vcpus = Vec<Arc<Vcpu>>;
+
+/// VM, board and vCPUs in the making, on a thread that ends with that.
 pub(super) struct Making {
-    thread: JoinHandle<()>,
-    /// Which of the host's processors both may use, where the thread is kept off the owner's for now.
-    everywhere: Option<libc::cpu_set_t>,
+    helper: Helper,
     vm: Receiver<Arc<Vm>>,
-    made: Receiver<Result<Processors, Error>>,
+    board: Receiver<(VmSpec, Board)>,
     width: Receiver<u8>,
-    steps: Sender<Step>,
+    vcpus: Receiver<Result<Vcpus, Error>>,
 }
 
-/// What a thread that makes processors is told.
-enum Step {
-    /// Be of the kind that it is going to be ([`threads`]).
-    Begin,
-    /// Make them; and where the thread may run from then on, where that is not as it is.
-    Make(Box<Order>, Option<libc::cpu_set_t>),
+/// That thread. Dropped, it is over.
+struct Helper(Option<JoinHandle<()>>);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if self.0.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("The thread that makes the processors ended by a fault of ours");
+        }
+    }
 }
 
 impl Making {
-    /// Begins with what is the same for every machine.
-    pub(super) fn begin() -> Result<Self, Error> {
-        let (steps, told) = mpsc::channel();
+    /// Begins. `early` is asked on the thread, when there is a VM, what the machine is to be; none where that is known later.
+    pub(super) fn begin(early: impl FnOnce() -> Option<VmSpec> + Send + 'static) -> Result<Self, Error> {
         let (vm_is, vm) = mpsc::channel();
+        let (board_is, board) = mpsc::channel();
         let (width_is, width) = mpsc::channel();
-        // The owner waits for what is made, not for the end of the thread that made it.
-        let (made_is, made) = mpsc::channel();
+        let (vcpus_are, vcpus) = mpsc::channel();
+        let make = move || {
+            let vm = Arc::new(Vm::new()?);
+            let Some(spec) = early() else {
+                let _ = vm_is.send(vm);
+                return Err(Error::Processors);
+            };
+            let board = Board::new(vm, &spec)?;
+            let order = Order::of(&spec, board.clone());
+            let _ = board_is.send((spec, board));
+            make(&order, width_is)
+        };
         let thread = std::thread::Builder::new().name("processors".into()).stack_size(vcpu::STACK);
-        let thread = thread.spawn(move || match make(&vm_is, &width_is, &told) {
-            Ok(Some((made, first))) => {
-                if made_is.send(Ok(made)).is_ok() {
-                    first.run();
-                }
-            }
-            // No order: the machine was given up.
-            Ok(None) => {}
-            Err(error) => drop(made_is.send(Err(error))),
-        });
+        let thread = thread.spawn(move || drop(vcpus_are.send(make())));
         let thread = thread.map_err(Error::io("Starting a thread"))?;
-        let everywhere = keep_apart(&thread);
-        Ok(Self { thread, everywhere, vm, made, width, steps })
+        keep_apart(&thread);
+        Ok(Self { helper: Helper(Some(thread)), vm, board, width, vcpus })
     }
 
-    /// Waits for the VM: without memory and without interrupt controllers.
-    pub(super) fn vm(&self) -> Result<Arc<Vm>, Error> {
-        self.vm.recv().map_err(|_| match self.made.recv() {
-            Ok(Err(error)) => error,
-            _ => Error::Processors,
-        })
+    /// Waits for the VM of a machine that was not known early.
+    pub(super) fn vm(self) -> Result<Arc<Vm>, Error> {
+        self.vm.recv().map_err(|_| failed(&self.vcpus))
     }
 
-    /// Has its thread be of its kind as soon as it has made the VM.
-    pub(super) fn begin_thread(&self) {
-        let _ = self.steps.send(Step::Begin);
-    }
-
-    /// Has the vCPUs made.
-    pub(super) fn make(self, order: Order) -> Made {
-        // A thread that has ended early says why when it is finished.
-        let _ = self.steps.send(Step::Make(Box::new(order), self.everywhere));
-        Made { thread: Some(self.thread), width: self.width, made: self.made }
+    /// Waits for the board of one that was, and begins the thread of vCPU 0.
+    pub(super) fn board(self) -> Result<(VmSpec, Board, Made), Error> {
+        let Self { helper, board, width, vcpus, .. } = self;
+        let (spec, board) = board.recv().map_err(|_| failed(&vcpus))?;
+        let first = First::begin(Order::of(&spec, board.clone()), |_| {})?;
+        let made = Made { helper: Some(helper), first, width, vcpus, ready: Vec::new() };
+        Ok((spec, board, made))
     }
 }
 
-/// Processors that are being made or are ready.
+/// Why a thread has ended that was to make vCPUs.
+fn failed(vcpus: &Receiver<Result<Vcpus, Error>>) -> Error {
+    vcpus.recv().ok().and_then(Result::err).unwrap_or(Error::Processors)
+}
+
+/// Processors that are being made or are ready. Dropped, they end.
 pub(super) struct Made {
-    thread: Option<JoinHandle<()>>,
+    /// Makes them, where the first one's thread does not.
+    helper: Option<Helper>,
+    first: First,
     width: Receiver<u8>,
-    made: Receiver<Result<Processors, Error>>,
+    vcpus: Receiver<Result<Vcpus, Error>>,
+    ready: Vcpus,
 }
 
 impl Made {
+    /// Has them made on a board that is there.
+    pub(super) fn order(order: Order) -> Result<Self, Error> {
+        let (width_is, width) = mpsc::channel();
+        let (vcpus_are, vcpus) = mpsc::channel();
+        let first = First::begin(order, move |order| drop(vcpus_are.send(make(order, width_is))))?;
+        Ok(Self { helper: None, first, width, vcpus, ready: Vec::new() })
+    }
+
     /// Waits for the width of guest physical addresses.
-    pub(super) fn address_bits(self) -> Result<(u8, Self), Error> {
+    pub(super) fn address_bits(&mut self) -> Result<u8, Error> {
         match self.width.recv() {
-            Ok(width) => Ok((width, self)),
-            Err(_) => Err(self.finish().err().unwrap_or(Error::Processors)),
+            Ok(width) => Ok(width),
+            Err(_) => Err(self.vcpus().err().unwrap_or(Error::Processors)),
         }
     }
 
-    /// Waits for them.
-    pub(super) fn finish(mut self) -> Result<Processors, Error> {
-        self.wait()
+    /// Waits for the vCPUs, parked. A thread that did no more than make them is over then.
+    pub(super) fn vcpus(&mut self) -> Result<&[Arc<Vcpu>], Error> {
+        if self.ready.is_empty() {
+            self.ready = self.vcpus.recv().unwrap_or(Err(Error::Processors))?;
+            self.helper = None;
+        }
+        Ok(&self.ready)
     }
 
-    fn wait(&mut self) -> Result<Processors, Error> {
-        let thread = self.thread.take();
-        let mut processors = self.made.recv().unwrap_or(Err(Error::Processors))?;
-        // That of vCPU 0 from now on.
-        processors.threads.extend(thread);
-        Ok(processors)
+    /// Starts their threads.
+    pub(super) fn start(mut self) -> Result<Processors, Error> {
+        let vcpus = self.vcpus()?.to_vec();
+        let threads = self.first.start(vcpus.clone())?;
+        Ok(Processors { vcpus, threads })
     }
 }
 
-impl Drop for Made {
+/// The thread of vCPU 0. Dropped before it was started, it ends.
+struct First {
+    starts: Option<Sender<Vcpus>>,
+    started: Receiver<Result<Vec<JoinHandle<()>>, Error>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl First {
+    /// Begins it. It does what is asked first, and then waits for all vCPUs.
+    fn begin(order: Order, does: impl FnOnce(&Order) + Send + 'static) -> Result<Self, Error> {
+        let (starts, start) = mpsc::channel::<Vcpus>();
+        let (started_are, started) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("vcpu0".into()).stack_size(vcpu::STACK);
+        let thread = thread.spawn(move || {
+            threads::begins(Kind::Vcpu);
+            does(&order);
+            // Else the machine was given up.
+            let Ok(vcpus) = start.recv() else { return };
+            let others = start_others(&order, &vcpus);
+            let first = others.as_ref().ok().and_then(|_| vcpus.first());
+            let first = first.map(Arc::clone);
+            let _ = started_are.send(others);
+            drop(vcpus);
+            if let Some(first) = first {
+                let Board { ram, buses, mailbox, .. } = order.board;
+                first.run(ram, buses, &mailbox);
+            }
+        });
+        let thread = thread.map_err(Error::io("Starting a thread"))?;
+        Ok(Self { starts: Some(starts), started, thread: Some(thread) })
+    }
+
+    /// Has it start the threads of the others, and run. The answer is all threads.
+    fn start(&mut self, vcpus: Vcpus) -> Result<Vec<JoinHandle<()>>, Error> {
+        if let Some(starts) = self.starts.take() {
+            let _ = starts.send(vcpus);
+        }
+        let mut threads = self.started.recv().unwrap_or(Err(Error::Processors))?;
+        threads.extend(self.thread.take());
+        Ok(threads)
+    }
+}
+
+impl Drop for First {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            // Those that are ready end as they are dropped.
-            drop(self.wait());
+        self.starts = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("A vCPU thread ended by a fault of ours");
         }
     }
 }
 
-/// Has a thread that was just started begin on another processor than the caller's, where there is one: Linux may leave it on
-/// the same one, behind the caller, for longer than the whole start takes. Answers where it may be later on.
-fn keep_apart(thread: &JoinHandle<()>) -> Option<libc::cpu_set_t> {
+/// Has a thread that was just started be on another processor than the caller's, where there is one: Linux may leave it on the same
+/// one, behind the caller, for longer than the whole start takes.
+fn keep_apart(thread: &JoinHandle<()>) {
     // SAFETY: a `cpu_set_t` is an array of bits, of which all may be zero.
-    let mut all: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let mut others: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes that many bytes at most, into a set that lives through the call.
-    if unsafe { libc::sched_getaffinity(0, size_of_val(&all), &raw mut all) } != 0 {
-        return None;
+    if unsafe { libc::sched_getaffinity(0, size_of_val(&others), &raw mut others) } != 0 {
+        return;
     }
-    let mut others = all;
     let here = rustix::thread::sched_getcpu();
     // SAFETY: the processors that the kernel counts in a set of this size, it has shown above.
     let left = unsafe {
         libc::CPU_CLR(here, &mut others);
         libc::CPU_COUNT(&others)
     };
-    // SAFETY: the thread was not joined, so its handle is valid.
-    (left > 0 && unsafe { place(thread.as_pthread_t(), &others) }.is_ok()).then_some(all)
-}
-
-/// Where the calling thread may run.
-fn place_here(processors: &libc::cpu_set_t) -> io::Result<()> {
-    // SAFETY: the handle is that of this thread.
-    unsafe { place(libc::pthread_self(), processors) }
-}
-
-/// Where a thread may run.
-///
-/// # Safety
-/// The handle is that of a thread that was neither joined nor detached.
-unsafe fn place(thread: libc::pthread_t, processors: &libc::cpu_set_t) -> io::Result<()> {
-    // SAFETY: the caller answers for the handle; the set lives through the call.
-    match unsafe { libc::pthread_setaffinity_np(thread, size_of_val(processors), processors) } {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
+    if left > 0 {
+        // SAFETY: the thread was neither joined nor detached, and the set lives through the call.
+        let _ = unsafe {
+            libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of_val(&others), &raw const others)
+        };
     }
 }
 
-/// The first vCPU, for the thread that has made all.
-struct First {
-    vcpu: Arc<Vcpu>,
-    order: Order,
-}
-
-impl First {
-    fn run(self) {
-        let Self { vcpu, order: Order { ram, buses, mailbox, .. } } = self;
-        if let Ok(name) = CString::new(vcpu.name()) {
-            // Only for people to tell threads apart.
-            let _ = rustix::thread::set_name(&name);
-        }
-        vcpu.run(ram, buses, &mailbox);
+/// Starts the threads of all but the first, whose thread calls this.
+fn start_others(order: &Order, vcpus: &[Arc<Vcpu>]) -> Result<Vec<JoinHandle<()>>, Error> {
+    let mut threads = Vec::new();
+    for (index, vcpu) in (0..).zip(vcpus).skip(1) {
+        // Its thread inherits it.
+        stay_near(order, index)?;
+        let Board { ram, buses, mailbox, .. } = order.board.clone();
+        threads.push(vcpu.spawn(ram, buses, mailbox).map_err(Error::io("Starting a vCPU thread"))?);
     }
+    stay_near(order, 0)?;
+    Ok(threads)
 }
 
-fn make(
-    vm_is: &Sender<Arc<Vm>>,
-    width: &Sender<u8>,
-    steps: &Receiver<Step>,
-) -> Result<Option<(Processors, First)>, Error> {
-    let vm = Arc::new(Vm::new()?);
-    let _ = vm_is.send(Arc::clone(&vm));
-    let supported = Supported::ask(vm.kvm())?;
+/// Makes the vCPUs, parked.
+fn make(order: &Order, width: Sender<u8>) -> Result<Vcpus, Error> {
+    let supported = Supported::ask(order.board.vm.kvm())?;
+    // Who waits for it is told by the sender's end where it does not come.
     let _ = width.send(supported.physical_address_bits());
-    let mut begun = false;
-    let (order, everywhere) = loop {
-        match steps.recv() {
-            Ok(Step::Begin) => {
-                threads::begins(Kind::Vcpu);
-                begun = true;
-            }
-            Ok(Step::Make(order, everywhere)) => break (*order, everywhere),
-            Err(_) => return Ok(None),
-        }
-    };
-    // By itself: its owner may be another user by now, who may not place this one.
-    if let Some(all) = &everywhere {
-        let _ = place_here(all);
-    }
-    if !begun {
-        threads::begins(Kind::Vcpu);
-    }
+    drop(width);
     let template = Template::new(supported, order.cpus)?;
-    let mut made = Processors::default();
-    for index in 0..order.cpus.count() {
-        // KVM's memory for the vCPU is then near, and its thread inherits it.
-        stay_near(&order, index)?;
+    let make = |index| {
+        // KVM's memory for the vCPU is then near.
+        stay_near(order, index)?;
         let (apic_id, cpuid) = (template.apic_id(index), template.for_vcpu(index)?);
-        let vcpu = Vcpu::new(&vm, index, apic_id, &cpuid, order.starts, order.resettable)?;
-        if index > 0 {
-            let (ram, buses) = (Arc::clone(&order.ram), order.buses.clone());
-            let thread = vcpu.spawn(ram, buses, Arc::clone(&order.mailbox));
-            made.threads.push(thread.map_err(Error::io("Starting a vCPU thread"))?);
-        }
-        made.vcpus.push(vcpu);
-    }
-    // One thread less to start, which takes a tenth of a millisecond.
-    let vcpu = Arc::clone(made.vcpus.first().ok_or(Error::Processors)?);
-    stay_near(&order, 0)?;
-    Ok(Some((made, First { vcpu, order })))
+        Ok(Vcpu::new(&order.board.vm, index, apic_id, &cpuid, order.starts, order.resettable)?)
+    };
+    let vcpus = (0..order.cpus.count()).map(make).collect::<Result<Vcpus, Error>>()?;
+    if vcpus.is_empty() { Err(Error::Processors) } else { Ok(vcpus) }
 }
 
 /// Has the calling thread run where the vCPU shall.
@@ -309,49 +327,76 @@ fn stay_on(processors: &BTreeSet<u32>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::Bus;
-    use crate::memory::KvmSlots;
-    use crate::spec::MemorySpec;
+    use crate::spec::{MemorySpec, OnDeviceError};
 
     const CPUS: CpuSpec = CpuSpec { sockets: 1, cores: 2, threads: 1 };
+    const MEMORY: MemorySpec = MemorySpec { size: 2 << 20, hugepages: None, prefault: false };
 
-    fn begin() -> Option<(Making, Order)> {
-        let making = Making::begin().unwrap();
-        let vm = match making.vm() {
-            Ok(vm) => vm,
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                return None;
-            }
-        };
-        let memory = MemorySpec { size: 2 << 20, hugepages: None, prefault: false };
-        let ram = Arc::new(GuestRam::new(&memory).unwrap());
-        ram.listen(Arc::new(KvmSlots::new(Arc::clone(&vm)))).unwrap();
-        vm.create_interrupt_controllers().unwrap();
-        let buses = Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) };
-        let mailbox = Arc::new(Mailbox::new().unwrap());
+    fn spec() -> VmSpec {
+        VmSpec {
+            name: "test".to_owned(),
+            cpus: CPUS,
+            affinity: Vec::new(),
+            memory: MEMORY,
+            memory_policy: Default::default(),
+            starts: Starts::AfterFirmware,
+            cmdline: String::new(),
+            on_reset: OnReset::Restart,
+            on_device_error: OnDeviceError::Stop,
+            on_panic: None,
+            watchdog: None,
+            hotplug_ports: 0,
+        }
+    }
+
+    fn vm() -> Option<Arc<Vm>> {
         crate::vcpu::install_handler().unwrap();
-        Some((
-            making,
-            Order {
-                cpus: CPUS,
-                affinity: Vec::new(),
-                ram,
-                buses,
-                mailbox,
-                starts: Starts::AfterFirmware,
-                resettable: true,
-            },
-        ))
+        Vm::new().map(Arc::new).inspect_err(|error| eprintln!("skipped: {error}")).ok()
+    }
+
+    fn order() -> Option<Order> {
+        Some(Order::of(&spec(), Board::new(vm()?, &spec()).unwrap()))
+    }
+
+    #[test]
+    fn those_of_a_machine_that_is_known_early_need_no_order() {
+        if vm().is_none() {
+            return;
+        }
+        let (known, board, made) = Making::begin(|| Some(spec())).unwrap().board().unwrap();
+        assert_eq!(known, spec());
+        let processors = made.start().unwrap();
+        assert_eq!((processors.vcpus.len(), processors.threads.len()), (2, 2));
+        drop(processors);
+        assert_eq!(Arc::strong_count(&board.ram), 1);
+    }
+
+    #[test]
+    fn the_vm_of_one_that_is_not_is_its_owners() {
+        if vm().is_none() {
+            return;
+        }
+        let vm = Making::begin(|| None).unwrap().vm().unwrap();
+        assert_eq!(Arc::strong_count(&vm), 1);
+    }
+
+    #[test]
+    fn a_board_that_cannot_be_made_says_why() {
+        if vm().is_none() {
+            return;
+        }
+        let memory = MemorySpec { size: 1 << 60, ..MEMORY };
+        let error = Making::begin(move || Some(VmSpec { memory, ..spec() })).unwrap().board().err().unwrap();
+        assert!(matches!(error, Error::Memory(_)), "{error}");
     }
 
     #[test]
     fn they_are_made_while_others_work_and_end_when_dropped() {
-        let Some((making, order)) = begin() else { return };
-        let ram = Arc::clone(&order.ram);
-        let (width, made) = making.make(order).address_bits().unwrap();
-        assert!((36..=52).contains(&width));
-        let processors = made.finish().unwrap();
+        let Some(order) = order() else { return };
+        let ram = Arc::clone(&order.board.ram);
+        let mut made = Made::order(order).unwrap();
+        assert!((36..=52).contains(&made.address_bits().unwrap()));
+        let processors = made.start().unwrap();
         assert_eq!((processors.vcpus.len(), processors.threads.len()), (2, 2));
         drop(processors);
         assert_eq!(Arc::strong_count(&ram), 1);
@@ -359,8 +404,8 @@ mod tests {
 
     #[test]
     fn the_vcpus_may_run_wherever_their_owner_may() {
-        let Some((making, order)) = begin() else { return };
-        let processors = making.make(order).finish().unwrap();
+        let Some(order) = order() else { return };
+        let processors = Made::order(order).unwrap().start().unwrap();
         let own = rustix::thread::sched_getaffinity(None).unwrap();
         for thread in &processors.threads {
             // SAFETY: a `cpu_set_t` is an array of bits, of which all may be zero.
@@ -377,26 +422,27 @@ mod tests {
 
     #[test]
     fn nobody_is_left_behind_when_the_machine_is_given_up() {
-        let Some((making, order)) = begin() else { return };
-        let ram = Arc::clone(&order.ram);
-        drop(Making::begin().unwrap());
-        drop(making.make(order));
+        let Some(order) = order() else { return };
+        let ram = Arc::clone(&order.board.ram);
+        drop(Making::begin(|| Some(spec())).unwrap());
+        drop(Making::begin(|| None).unwrap());
+        drop(Made::order(order));
         assert_eq!(Arc::strong_count(&ram), 1);
     }
 
     #[test]
     fn a_processor_that_is_not_there_is_told() {
-        let Some((making, mut order)) = begin() else { return };
+        let Some(mut order) = order() else { return };
         order.affinity = vec![BTreeSet::from([1023])];
-        let error = making.make(order).finish().err().unwrap();
+        let error = Made::order(order).unwrap().start().err().unwrap();
         assert!(matches!(error, Error::Affinity { vcpu: 0, .. }), "{error}");
     }
 
     #[test]
     fn what_cannot_be_made_says_why() {
-        let Some((making, order)) = begin() else { return };
+        let Some(order) = order() else { return };
         let cpus = CpuSpec { sockets: 1, cores: 0, threads: 1 };
-        let error = making.make(Order { cpus, ..order }).finish().err().unwrap();
+        let error = Made::order(Order { cpus, ..order }).unwrap().start().err().unwrap();
         assert!(matches!(error, Error::Cpuid(crate::cpuid::Error::Topology(_))), "{error}");
     }
 }

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc};
 
 use anyhow::Context as _;
 use vfio::kernel::{Iommu, SpaceFile};
 use vmm::machine::{DeviceSource, Error};
 use vmm::spec::{Console, NewDevice, Resources, VirtioSlot};
 use vmm::threads::{self, Kind};
-use vmm::{Begun, Machine};
+use vmm::{Begun, Machine, VmSpec};
 
 use super::super::early;
 use super::super::terminal::{self, Heard};
@@ -19,13 +19,12 @@ use super::told::{Ended, Log, Prepare, Say, Start, Tell, chain};
 use crate::control::RotatingLog;
 use crate::guest::parts;
 use crate::jail::walls::Walls;
-use crate::jail::{Files, Lacks, Wire, filter, trap};
+use crate::jail::{Everywhere, Files, Lacks, Wire, filter, trap};
 
-/// Around all threads of this process.
+/// Around all threads of this process that are there while a guest runs: they are children of the one that has made it.
 struct Jail {
-    walls: Walls,
-    /// The thread that was there before has followed.
-    followed: AtomicBool,
+    /// The first of them has begun that runs vCPUs.
+    has_vcpus: AtomicBool,
     /// Where what fails is told.
     line: Arc<Line>,
 }
@@ -33,10 +32,11 @@ struct Jail {
 static JAIL: OnceLock<Jail> = OnceLock::new();
 
 /// Is the machine's process until its end.
-pub(in crate::cli) fn main(wire: Wire, lacks: Lacks) -> ! {
+pub(in crate::cli) fn main(wire: Wire, lacks: Lacks, everywhere: Everywhere) -> ! {
+    everywhere.again();
     early::say_who();
     let line = Arc::new(Line { wire, speaks: Mutex::default(), listens: Mutex::default() });
-    let told = match run(&line, lacks) {
+    let told = match run(&line, lacks, everywhere) {
         Ok(Some(ended)) => line.tell(&Say::Ended(ended)),
         Ok(None) => Ok(()),
         Err(error) => line.tell(&Say::Ended(Ended::Fault(chain(&error)))),
@@ -45,18 +45,30 @@ pub(in crate::cli) fn main(wire: Wire, lacks: Lacks) -> ! {
 }
 
 /// None where there is no guest.
-fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
+fn run(line: &Arc<Line>, lacks: Lacks, everywhere: Everywhere) -> anyhow::Result<Option<Ended>> {
     let mut walls = Walls::begin(lacks);
     early::one_heap();
     let heard = terminal::hear().context("Listening for signals")?;
     trap::install(trap::Then::End).context("Listening for system calls that are not allowed")?;
-    // Makes the VM on a thread of its own, while the keeper reads what it is to be.
-    let begun = Begun::begin();
+    // Another thread makes the VM meanwhile, hears what it is to be, and goes on with that where it can.
+    let (hears, heard_first) = mpsc::channel();
+    let listens = Arc::clone(line);
+    let begun = Begun::begin(move || {
+        let mut first = hear_first(&listens);
+        let spec = first.as_mut().ok().and_then(|first| early_spec(&mut first.as_mut()?.0));
+        let _ = hears.send((first, spec.is_some()));
+        spec
+    })?;
     early::pages_ahead();
     vmm::own::keep(walls.has_users()).context("Opening what the kernel says of this process")?;
     walls.apart();
-    let Some((prepare, mut files)) = line.hear()? else { return Ok(None) };
-    let Tell::Prepare(prepare) = prepare else { anyhow::bail!("The keeper began with something else") };
+    let Ok((first, is_known)) = heard_first.recv() else {
+        // There is no VM, and nobody has listened.
+        Machine::known(begun)?;
+        anyhow::bail!("The guest's VM was not made");
+    };
+    let Some((prepare, mut files)) = first? else { return Ok(None) };
+    everywhere.again();
     super::super::log_to_stderr(prepare.verbose, false, false);
     let Prepare { user, held, memlock, boot, disks, vsock, spec, .. } = *prepare;
     let _held = held.map(|held| files.take(held)).transpose()?;
@@ -68,11 +80,8 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
     if !lacks.is_empty() {
         tracing::info!("The guest's process is locked up, but for what this host does not give it: {lacks}");
     }
-    JAIL.get_or_init(|| Jail { walls, followed: AtomicBool::new(false), line: Arc::clone(line) });
+    JAIL.get_or_init(|| Jail { has_vcpus: AtomicBool::new(false), line: Arc::clone(line) });
     threads::guard(guard);
-    if let Ok(begun) = &begun {
-        begun.guard();
-    }
     filter::enter(Kind::Control).context("Filtering the system calls of the guest's process")?;
 
     let looked_at = !disks.is_empty();
@@ -81,13 +90,28 @@ fn run(line: &Arc<Line>, lacks: Lacks) -> anyhow::Result<Option<Ended>> {
         line.tell(&Say::Prepared(problems))?;
     }
     let machine = match spec {
-        Some(spec) => Making::Made(begun.and_then(|begun| Machine::new(spec, begun))?),
+        Some(spec) => Making::Made(Box::new(Machine::new(spec, begun)?)),
+        None if is_known => Making::Made(Box::new(Machine::known(begun)?)),
         None => Making::Begun(begun),
     };
     let Some((start, more)) = line.hear()? else { return Ok(None) };
     let Tell::Start(start) = start else { anyhow::bail!("The keeper went on with something else") };
     let devices = (boot, disks, vsock, files);
     run_machine(*start, more, machine, heard, line, devices).map(Some)
+}
+
+/// The keeper's first word, and what it hands over with it. None where there is no guest.
+fn hear_first(line: &Line) -> anyhow::Result<Option<(Box<Prepare>, Files)>> {
+    match line.hear()? {
+        Some((Tell::Prepare(prepare), files)) => Ok(Some((prepare, files))),
+        Some(_) => anyhow::bail!("The keeper began with something else"),
+        None => Ok(None),
+    }
+}
+
+/// What can be made before this process is locked up: threads that touch memory are to have walls already.
+fn early_spec(prepare: &mut Prepare) -> Option<VmSpec> {
+    prepare.spec.take_if(|spec| !spec.memory.prefault)
 }
 
 /// Opens the disks' images. What is wrong with which, too.
@@ -106,9 +130,9 @@ fn look_at(disks: Vec<parts::Disk>, files: &mut Files) -> (Vec<VirtioSlot>, Vec<
 fn guard(kind: Kind) {
     let Some(jail) = JAIL.get() else { return };
     let entered = match kind {
-        // The first was there before the walls; the others are its children.
-        Kind::Vcpu if jail.followed.swap(true, Ordering::AcqRel) => Ok(()),
-        Kind::Vcpu => jail.walls.follow().and_then(|()| filter::enter(kind)),
+        // The others are the first one's children.
+        Kind::Vcpu if jail.has_vcpus.swap(true, Ordering::AcqRel) => Ok(()),
+        Kind::Vcpu => filter::enter(kind),
         Kind::Control | Kind::Hotplug => Ok(()),
         Kind::Queue | Kind::Prefault => filter::enter(kind),
     };
@@ -124,9 +148,9 @@ type Opened = (parts::Boot, Vec<VirtioSlot>, Option<parts::VsockPart>, Files);
 /// How far the machine is when the keeper has all.
 enum Making {
     /// It was known what to make.
-    Made(Machine),
+    Made(Box<Machine>),
     /// It depends on what the host gave.
-    Begun(Result<Begun, Error>),
+    Begun(Begun),
 }
 
 fn run_machine(
@@ -139,8 +163,8 @@ fn run_machine(
 ) -> anyhow::Result<Ended> {
     let Start { spec, functions, cards, rng, console: device, terminal, log } = start;
     let mut machine = match (machine, spec) {
-        (Making::Made(machine), _) => machine,
-        (Making::Begun(begun), Some(spec)) => begun.and_then(|begun| Machine::new(spec, begun))?,
+        (Making::Made(machine), _) => *machine,
+        (Making::Begun(begun), Some(spec)) => Machine::new(spec, begun)?,
         (Making::Begun(_), None) => anyhow::bail!("The keeper did not say what to make"),
     };
     let asked = Arc::clone(line);

@@ -99,7 +99,7 @@ fn vanish(policy: OnDeviceError, heard_after: &[u8], until: &str) -> Option<(Out
         watchdog: None,
         hotplug_ports: 0,
     };
-    let machine = Machine::new(spec, Begun::begin().unwrap()).unwrap();
+    let machine = Machine::new(spec, Begun::begin(|| None).unwrap()).unwrap();
     let handle = machine.handle();
     let fake = Arc::new(Fake::nic().named("0000:65:10.2"));
     let (reader, writer) = std::io::pipe().unwrap();
