@@ -105,3 +105,20 @@ fn an_end_of_the_daemon_is_the_end_of_who_serves() {
         state.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
     });
 }
+
+/// Else a service manager would find it left over.
+#[test]
+fn who_serves_ends_before_the_daemon_where_that_is_told_to() {
+    if !available() {
+        return;
+    }
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let served = Served::new(&file(&[]));
+        let web = format!("/proc/{}", served.web());
+        assert!(std::path::Path::new(&web).exists());
+        let Served { appliance: _kept, daemon } = served;
+        daemon.signal(signal);
+        daemon.end();
+        assert!(!std::path::Path::new(&web).exists(), "{signal:?}");
+    }
+}

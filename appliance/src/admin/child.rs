@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use web::Problem;
 
@@ -63,15 +64,23 @@ impl Wanted {
     }
 }
 
-/// Keeps it up for as long as the daemon lives.
-pub(crate) async fn keep_up(admin: Admin) {
+/// Keeps it up until `over` is said, or nobody can say it any more. It has ended then.
+pub(crate) async fn keep_up(admin: Admin, mut over: oneshot::Receiver<()>) {
     let mut applied = admin.0.parts.applied.clone();
     let mut pause = PAUSE.0;
     loop {
         applied.borrow_and_update();
         let wanted = Wanted::of(&admin.0.parts);
         let begun = Instant::now();
-        match run(&admin, &wanted, another(&admin, &mut applied, &wanted)).await {
+        let mut is_over = false;
+        let enough = async {
+            tokio::select! {
+                () = another(&admin, &mut applied, &wanted) => {}
+                _ = &mut over => is_over = true,
+            }
+        };
+        match run(&admin, &wanted, enough).await {
+            _ if is_over => return,
             Ok(None) => {
                 tracing::info!("The admin interface is started anew, as the file says");
                 pause = PAUSE.0;
@@ -85,7 +94,10 @@ pub(crate) async fn keep_up(admin: Admin) {
         if begun.elapsed() > LIVED {
             pause = PAUSE.0;
         }
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = &mut over => return,
+        }
         pause = pause.saturating_mul(2).min(PAUSE.1);
     }
 }

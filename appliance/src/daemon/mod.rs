@@ -24,6 +24,7 @@ use anyhow::Context as _;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::oneshot;
 use tokio::sync::watch as channel;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -90,13 +91,14 @@ async fn supervise(options: Options) -> anyhow::Result<Finish> {
     spawn_local(tell(supervisor.views(), Rc::clone(&manager)));
     let admin = web.then(|| Admin::new(supervisor.parts(wishes)));
     supervisor.begin()?;
-    if let Some(admin) = admin {
+    let (goodbye, over) = oneshot::channel();
+    let kept = admin.map(|admin| {
         admin.tidy();
         spawn_local(admin.clone().tell_news());
         spawn_local(admin.clone().tell_of_the_file());
-        spawn_local(keep_up(admin));
-    }
-    loop {
+        spawn_local(keep_up(admin, over))
+    });
+    let finish = loop {
         tokio::select! {
             happened = supervisor.next() => happened.into_iter().for_each(|happened| supervisor.hear(happened)),
             Some((wish, answer)) = wished.recv() => {
@@ -108,15 +110,21 @@ async fn supervise(options: Options) -> anyhow::Result<Finish> {
             () = tick(&mut watchdog) => manager.alive(),
             _ = leave.recv() => {
                 tracing::info!("The daemon ends, and guests go on");
-                return Ok(Finish::Left);
+                break Finish::Left;
             }
         }
         if supervisor.is_done() {
             supervisor.forget_all();
             tracing::info!("All guests are stopped");
-            return Ok(Finish::Stopped);
+            break Finish::Stopped;
         }
+    };
+    // The process that serves it ends first: else it would be a left-over to the service manager, and in the next one's way.
+    drop(goodbye);
+    if let Some(kept) = kept {
+        let _ = kept.await;
     }
+    Ok(finish)
 }
 
 /// Never, where nobody wants to hear it.

@@ -1,10 +1,10 @@
 //! Making the VM, what it stands on and the processors: this takes KVM about as long as all the rest of a start.
 //!
 //! ```text
-//!   owner      begin ------ walls ----------- board --- console, devices ... -- vCPUs -- start
-//!                  \                         ^   \                             ^        |
-//!   a thread        VM, early spec, board, vCPUs -- \ ------------------------ |        |
-//!   vCPU 0's                                                     begins as its kind ------------------- the others' threads, runs
+//!   owner      begin --- walls --- board --- console, devices ... --- vCPUs --- start
+//!                \                ^                                  ^           |
+//!   a thread      VM, early spec --+--- vCPUs -------------------------           |
+//!   vCPU 0's                        begins as its kind --------------------- the others' threads, runs
 //! ```
 //!
 //! Where the spec is known later, the owner makes the board, and vCPU 0's thread all vCPUs.
@@ -198,7 +198,9 @@ impl Made {
     /// Starts their threads.
     pub(super) fn start(mut self) -> Result<Processors, Error> {
         let vcpus = self.vcpus()?.to_vec();
-        let threads = self.first.start(vcpus.clone())?;
+        // Some may have been started where not all could be.
+        let threads = self.first.start(vcpus.clone());
+        let threads = threads.inspect_err(|_| vcpus.iter().for_each(|vcpu| vcpu.end()))?;
         Ok(Processors { vcpus, threads })
     }
 }
@@ -222,8 +224,7 @@ impl First {
             // Else the machine was given up.
             let Ok(vcpus) = start.recv() else { return };
             let others = start_others(&order, &vcpus);
-            let first = others.as_ref().ok().and_then(|_| vcpus.first());
-            let first = first.map(Arc::clone);
+            let first = vcpus.first().filter(|_| others.is_ok()).map(Arc::clone);
             let _ = started_are.send(others);
             drop(vcpus);
             if let Some(first) = first {
