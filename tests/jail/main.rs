@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use throughway::jail::walls::Walls;
-use throughway::jail::{Files, Machine, Split, User, Wire, filter, split, trap};
+use throughway::jail::{Files, Lacks, Machine, Split, User, Wire, filter, split, trap};
 use vmm::threads::Kind;
 
 /// The numbers of calls that have many arguments are as the kernel takes them: `-1` is an error, with errno.
@@ -214,6 +214,37 @@ fn outside((name, attempt): &Attempt, victim: &Victim) -> io::Result<()> {
     }
 }
 
+/// Where there are no process numbers of its own, a process of the same user is kept from its signals by Landlock alone. None where
+/// this kernel's does not know them (before Linux 6.12).
+fn signals_by_landlock(victim: &Victim) -> io::Result<Option<Result>> {
+    const WORKS: i32 = 0;
+    const IS_OLD: i32 = 255;
+    // SAFETY: this process has one thread; the child does what it may and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let mut walls = Walls::begin(Lacks::default());
+        let errno = match walls.enter(None, None) {
+            Ok(()) if walls.lacks.to_string().contains("Landlock") => IS_OLD,
+            // SAFETY: numbers only.
+            Ok(()) => match told(unsafe { libc::syscall(libc::SYS_kill, victim.pid, 0) }) {
+                Ok(_) => WORKS,
+                Err(error) => error.raw_os_error().unwrap_or(WORKS),
+            },
+            Err(error) => {
+                eprintln!("inside: {error}");
+                WORKS
+            }
+        };
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(errno) };
+    }
+    let mut status = 0;
+    // SAFETY: the number is that of our child.
+    told(unsafe { libc::waitpid(child, &raw mut status, 0) }.into())?;
+    let errno = libc::WEXITSTATUS(status);
+    Ok((errno != IS_OLD).then(|| ("control, Landlock alone".into(), "signal another process".into(), errno)))
+}
+
 fn main() -> ExitCode {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can lock a process up whole");
@@ -236,19 +267,26 @@ fn main() -> ExitCode {
         let done = outside(attempt, &victim);
         tell(format!("outside: {}", attempt.0), done.err().map(|error| error.to_string()));
     }
+    let mut attempts = Vec::new();
     for filtered in [false, true] {
         match locked(filtered) {
             Ok((lacks, tried)) => {
                 println!("This host does not give: {}", if lacks.is_empty() { "nothing" } else { &lacks });
-                for (thread, what, errno) in tried {
-                    let error = io::Error::from_raw_os_error(errno);
-                    // Any other one says that the attempt was wrong, and nothing of the jail.
-                    let wrong = (!NO.contains(&errno)).then(|| format!("errno {errno}"));
-                    tell(format!("{thread}: {what} ({error})"), wrong);
-                }
+                attempts.extend(tried);
             }
             Err(error) => tell("the locked process".to_owned(), Some(error.to_string())),
         }
+    }
+    match signals_by_landlock(&victim) {
+        Ok(None) => println!("skipped: Landlock of this kernel does not know of signals"),
+        Ok(tried) => attempts.extend(tried),
+        Err(error) => tell("a process in Landlock alone".to_owned(), Some(error.to_string())),
+    }
+    for (thread, what, errno) in attempts {
+        let error = io::Error::from_raw_os_error(errno);
+        // Any other one says that the attempt was wrong, and nothing of the jail.
+        let wrong = (!NO.contains(&errno)).then(|| format!("errno {errno}"));
+        tell(format!("{thread}: {what} ({error})"), wrong);
     }
     let outcome = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {outcome}. {passed} passed; {failed} failed; 0 ignored");

@@ -10,7 +10,7 @@ use crate::jail::{Machine, Split, split};
 /// Bytes of the heap that a start uses: what the C library takes for it at first.
 const HEAP: usize = 128 << 10;
 /// Bytes of the stack that a start uses.
-const STACK: usize = 32 << 10;
+const STACK: usize = 12 << 10;
 
 /// Where a guest is going to run, makes the process of its machine before the arguments are made out: it begins the VM, and both
 /// take about as long. In that process this does not return.

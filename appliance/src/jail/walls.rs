@@ -127,13 +127,17 @@ fn drop_bounding() {
     }
 }
 
-/// Nothing of the file system can be opened, no port be bound or connected to, no abstract socket be reached.
+/// Nothing of the file system can be opened, no port be bound or connected to, no abstract socket be reached, no other process be
+/// sent a signal.
+///
+/// Before Linux 6.15 that last one holds between threads as well, where each has entered by itself. Here all that are ever sent one
+/// begin later, as children of the calling thread, and are in what it has entered.
 fn lock_land() -> io::Result<RulesetStatus> {
     let locked = || {
         let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
         let rules = rules.handle_access(AccessFs::from_all(LANDLOCK))?;
         let rules = rules.handle_access(AccessNet::from_all(LANDLOCK))?;
-        let rules = rules.scope(Scope::AbstractUnixSocket)?;
+        let rules = rules.scope(Scope::AbstractUnixSocket | Scope::Signal)?;
         rules.create()?.restrict_self()
     };
     Ok(locked().map_err(io::Error::other)?.ruleset)

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 pub struct Overhead {
     /// All mappings but the guest's RAM.
     pub all: u64,
-    /// Of it, what they have written: heap, stacks, relocated data. The rest is files that the page cache holds too.
+    /// Of it, what they have written: heap, stacks, relocated data (Pss_Anon). The rest is files that the page cache holds too.
     pub written: u64,
 }
 
@@ -17,17 +17,23 @@ pub struct Overhead {
 pub fn overhead(pid: u32, ram: u64) -> Result<Overhead> {
     let mut total = Overhead::default();
     for member in family(pid)? {
-        let path = Path::new("/proc").join(member.to_string()).join("smaps");
-        let text = match std::fs::read_to_string(&path) {
+        let own = match own(member, ram) {
             // A child that has ended since holds nothing.
             Err(_) if member != pid => continue,
-            text => text.with_context(|| format!("Reading {}", path.display()))?,
+            own => own?,
         };
-        let own = parse(&text, ram);
         total.all = total.all.saturating_add(own.all);
         total.written = total.written.saturating_add(own.written);
     }
     Ok(total)
+}
+
+fn own(process: u32, ram: u64) -> Result<Overhead> {
+    let read = |name: &str| {
+        let path = Path::new("/proc").join(process.to_string()).join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("Reading {}", path.display()))
+    };
+    Ok(Overhead { all: all(&read("smaps")?, ram), written: written(&read("smaps_rollup")?) })
 }
 
 /// A process, its children, and theirs.
@@ -55,20 +61,21 @@ fn family(first: u32) -> Result<Vec<u32>> {
 }
 
 /// Every mapping counts but those of a memory file as large as guest RAM, or as one of its parts: half of it at least.
-fn parse(smaps: &str, ram: u64) -> Overhead {
-    let (mut total, mut guests) = (Overhead::default(), false);
+fn all(smaps: &str, ram: u64) -> u64 {
+    let (mut total, mut guests) = (0_u64, false);
     for line in smaps.lines() {
         if let Some(mapping) = Mapping::parse(line) {
             guests = mapping.memory_file && mapping.size >= ram / 2;
-        } else if !guests && let Some((name, kib)) = field(line) {
-            match name {
-                "Pss" => total.all = total.all.saturating_add(kib),
-                "Anonymous" => total.written = total.written.saturating_add(kib),
-                _ => {}
-            }
+        } else if !guests && let Some(("Pss", kib)) = field(line) {
+            total = total.saturating_add(kib);
         }
     }
     total
+}
+
+/// In proportion too: what two processes have written before one became two is one page for both.
+fn written(rollup: &str) -> u64 {
+    rollup.lines().filter_map(field).find(|(name, _)| *name == "Pss_Anon").map_or(0, |(_, kib)| kib)
 }
 
 struct Mapping {
@@ -100,25 +107,21 @@ mod tests {
 7f8d0f400000-7f8d1f400000 rw-s 00000000 00:01 1031                       /memfd:guest-ram (deleted)
 Size:             262144 kB
 Pss:                  20 kB
-Anonymous:             0 kB
 VmFlags: rd wr sh
 7f8d1f749000-7f8d1fc94000 r-xp 00348000 fe:00 77                         /usr/bin/throughway
 Size:               5420 kB
 Pss:                3880 kB
-Anonymous:             0 kB
 7f8d1fc94000-7f8d1fdfa000 r--p 00892000 fe:00 77                         /usr/bin/throughway
 Pss:                 132 kB
-Anonymous:           132 kB
 7ffd9fe0f000-7ffd9fe30000 rw-p 00000000 00:00 0                          [stack]
 Pss:                  40 kB
-Anonymous:            40 kB
 ";
 
     #[test]
     fn all_counts_but_the_guests_memory() {
-        assert_eq!(parse(SMAPS, 256 << 20), Overhead { all: 4052, written: 172 });
+        assert_eq!(all(SMAPS, 256 << 20), 4052);
         // A memory file that is not the guest's RAM counts.
-        assert_eq!(parse(SMAPS, 4 << 30), Overhead { all: 4072, written: 172 });
+        assert_eq!(all(SMAPS, 4 << 30), 4072);
     }
 
     #[test]
