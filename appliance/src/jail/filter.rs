@@ -3,8 +3,8 @@
 //! A list of what is allowed, a little less for each thread that begins from another; everything else ends the process with a line
 //! that says what it was ([`trap`](super::trap)). A second list answers with an error: what libraries try and can do without.
 //!
-//! What depends on a call's number alone is decided by a tree in front of what `seccompiler` makes of the rest. The kernel runs a
-//! filter for each of its calls as it takes it in, so a list that is gone through takes 0.1 ms longer, on each thread of a start.
+//! What depends on a call's number alone is decided by a tree in front of what `seccompiler` makes of the rest: a list that is gone
+//! through takes the kernel 0.1 ms longer to take in, on each thread of a start.
 
 use std::collections::BTreeMap;
 use std::io;

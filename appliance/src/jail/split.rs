@@ -1,15 +1,14 @@
 //! One process becomes two.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
+    Pid, PidfdFlags, Signal, WaitIdOptions, WaitIdStatus, getpid, pidfd_open, pidfd_send_signal,
     set_parent_process_death_signal, setsid, waitid,
 };
 use rustix::thread::{
-    CpuSet, LinkNameSpaceType, UnshareFlags, move_into_link_name_space, sched_getaffinity, sched_getcpu,
+    CpuSet, ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, sched_getaffinity, sched_getcpu,
     sched_setaffinity, unshare_unsafe,
 };
 
@@ -67,29 +66,18 @@ pub fn split() -> io::Result<Split> {
     drop(theirs);
     if let Some(own) = own_numbers {
         // Else the keeper's later children would be born among the machine's numbers.
-        move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        move_into_thread_name_spaces(own.as_fd(), ThreadNameSpaceType::PROCESS_ID)?;
     }
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     Ok(Split::Keeper(Machine { wire: Some(ours), pid, process, over: false }))
 }
 
-/// Has the next child begin process numbers of its own. The answer is the way back.
-fn enter_numbers(lacks: &mut Lacks) -> Option<File> {
-    let own = match File::open("/proc/self/ns/pid") {
-        Ok(own) => own,
-        Err(error) => {
-            lacks.note("process numbers of its own", &error);
-            return None;
-        }
-    };
+/// Has the next child begin process numbers of its own. The answer is the way back: this process.
+fn enter_numbers(lacks: &mut Lacks) -> Option<OwnedFd> {
+    let own = pidfd_open(getpid(), PidfdFlags::empty());
     // SAFETY: this names process numbers only, for children to come; no memory and no descriptors.
-    match unsafe { unshare_unsafe(UnshareFlags::NEWPID) } {
-        Ok(()) => Some(own),
-        Err(error) => {
-            lacks.note("process numbers of its own", &error.into());
-            None
-        }
-    }
+    let own = own.and_then(|own| unsafe { unshare_unsafe(UnshareFlags::NEWPID) }.map(|()| own));
+    own.inspect_err(|error| lacks.note("process numbers of its own", &(*error).into())).ok()
 }
 
 fn become_machine(wire: Wire) -> io::Result<Wire> {
