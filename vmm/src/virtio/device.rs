@@ -1,6 +1,7 @@
 //! What a virtio device is to its transport.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::interrupts::Interrupts;
@@ -129,6 +130,15 @@ pub enum MediumChange {
     NoDrive,
 }
 
+/// What a device hears of the host, whether a driver is there or not: on the machine's thread, without the transport's lock.
+pub trait Hears: Send + Sync {
+    /// Readable when there is something to hear.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// It was found readable. Where it still is afterwards, this is called again.
+    fn heard(&self);
+}
+
 /// A virtio device behind any transport.
 ///
 /// The transport calls it with a lock held, from any vCPU, one call at a time. It never calls its transport back: it
@@ -188,6 +198,11 @@ pub trait VirtioDevice: Send {
     fn set_link(&mut self, up: bool) -> bool {
         let _ = up;
         false
+    }
+
+    /// What it hears of the host; asked for once.
+    fn hears(&self) -> Option<Arc<dyn Hears>> {
+        None
     }
 
     /// Puts a medium into its drive, or takes the one there out; by `force` also where the guest has locked the drive.

@@ -24,7 +24,7 @@ mod vhost;
 pub mod vsock;
 mod worker;
 
-pub use device::{ActivateError, Activation, ActiveQueue, Class, MediumChange, VirtioDevice, feature};
+pub use device::{ActivateError, Activation, ActiveQueue, Class, Hears, MediumChange, VirtioDevice, feature};
 pub use interrupts::{Interrupts, QueueInterrupt};
 pub use pci::{Error, VirtioFunction};
 pub use ring::{Broken, Buffer, Chain, Memory, Ring, RingLayout};

@@ -2,27 +2,61 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A socket that is readable when something about some link changed (rtnetlink(7), RTMGRP_LINK).
-pub(super) struct LinkWatch(OwnedFd);
+use super::tap::Tap;
+use super::{Hears, Shared};
+
+/// Messages that are taken before others have their turn.
+const AT_ONCE: u32 = 256;
+
+/// Of a card whose taps are on links of the host.
+pub(super) struct LinkWatch {
+    /// Readable when something about some link changed (rtnetlink(7), RTMGRP_LINK).
+    socket: OwnedFd,
+    label: String,
+    taps: Vec<Arc<Tap>>,
+    shared: Arc<Shared>,
+    /// It was said.
+    is_gone: AtomicBool,
+}
 
 impl LinkWatch {
     /// Hears what a socket hears that was made by [`listen`].
-    pub(super) fn new(socket: OwnedFd) -> Self {
-        Self(socket)
-    }
-
-    /// Forgets what was heard: what it means is asked of the tap.
-    pub(super) fn drain(&self) {
-        let mut message = [0; 512];
-        // A message that does not fit is cut; one that was lost (ENOBUFS) is told once, and means the same.
-        while let Ok(1..) | Err(rustix::io::Errno::NOBUFS) = rustix::io::read(&self.0, &mut message) {}
+    pub(super) fn new(socket: OwnedFd, label: &str, taps: &[Arc<Tap>], shared: &Arc<Shared>) -> Self {
+        Self {
+            socket,
+            label: label.to_owned(),
+            taps: taps.to_vec(),
+            shared: Arc::clone(shared),
+            is_gone: AtomicBool::new(false),
+        }
     }
 }
 
-impl AsFd for LinkWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl Hears for LinkWatch {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// What was heard is forgotten: what it means is asked of the taps.
+    fn heard(&self) {
+        let mut message = [0; 512];
+        // A message that does not fit is cut; one that was lost (ENOBUFS) is told once, and means the same.
+        for _ in 0..AT_ONCE {
+            let (Ok(1..) | Err(rustix::io::Errno::NOBUFS)) = rustix::io::read(&self.socket, &mut message)
+            else {
+                break;
+            };
+        }
+        if !self.taps.iter().all(|tap| tap.is_there()) && !self.is_gone.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                "{}: its link on the host was removed while the guest runs; the guest sees its cable pulled. Start the guest again to have the link made anew",
+                self.label
+            );
+            self.shared.set_link(false);
+        }
     }
 }
 

@@ -24,7 +24,8 @@ use vhost::VhostNet;
 
 use super::vhost::Tables;
 use super::{
-    ActivateError, Activation, ActiveQueue, Class, Interrupts, VirtioDevice, Worker, feature as ring_feature,
+    ActivateError, Activation, ActiveQueue, Class, Hears, Interrupts, VirtioDevice, Worker,
+    feature as ring_feature,
 };
 
 /// Feature bits (5.1.3).
@@ -156,7 +157,7 @@ impl Net {
     /// Has it hear by a socket of [`listen_for_links`] that a link of the host may have gone. Without it the card works all the
     /// same; a tap that vanishes is then silence.
     pub fn hearing(mut self, socket: OwnedFd) -> Self {
-        self.watch = Some(Arc::new(LinkWatch::new(socket)));
+        self.watch = Some(Arc::new(LinkWatch::new(socket, &self.label, &self.taps, &self.shared)));
         self
     }
 
@@ -273,8 +274,7 @@ impl VirtioDevice for Net {
         *self.shared.interrupts.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Arc::clone(&activation.interrupts));
 
-        let mut supervisor =
-            Supervisor::new(&self.label, &self.taps, &self.shared, self.watch.as_ref(), &activation);
+        let mut supervisor = Supervisor::new(&self.taps, &self.shared, &activation);
         // Without MQ the control queue follows the first pair.
         let control = if several { self.pairs().saturating_mul(2) } else { 2 };
         if activation.features & feature::CTRL_VQ != 0 {
@@ -286,8 +286,10 @@ impl VirtioDevice for Net {
             self.start_vhost(&mut activation, &mut supervisor)?;
             Vec::new()
         };
-        let worker = Worker::spawn("virtio-net-ctl", move |stop| supervisor.serve(&stop));
-        workers.push(worker.map_err(ActivateError::host("Starting a thread of a virtio-net"))?);
+        if supervisor.is_needed() {
+            let worker = Worker::spawn("virtio-net-ctl", move |stop| supervisor.serve(&stop));
+            workers.push(worker.map_err(ActivateError::host("Starting a thread of a virtio-net"))?);
+        }
         Ok(workers)
     }
 
@@ -322,6 +324,10 @@ impl VirtioDevice for Net {
     fn set_link(&mut self, up: bool) -> bool {
         self.shared.set_link(up);
         true
+    }
+
+    fn hears(&self) -> Option<Arc<dyn Hears>> {
+        self.watch.clone().map(|watch| watch as _)
     }
 
     fn pause(&mut self) -> io::Result<()> {

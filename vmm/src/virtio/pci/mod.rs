@@ -20,6 +20,7 @@ mod doorbells;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -29,7 +30,7 @@ use doorbells::Doorbells;
 
 use super::interrupts::Interrupts;
 use super::scsi::Medium;
-use super::{Activation, ActiveQueue, MediumChange, Ring, VirtioDevice, Worker, feature};
+use super::{Activation, ActiveQueue, Hears, MediumChange, Ring, VirtioDevice, Worker, feature};
 use crate::memory::GuestRam;
 use crate::pci::config_space::{command, offset};
 use crate::pci::{BarSpec, ConfigEffect, ConfigSpace, LayoutError, PciDevice, Window};
@@ -88,6 +89,7 @@ pub struct VirtioFunction {
     ram: Arc<GuestRam>,
     interrupts: Arc<Interrupts>,
     capabilities: Capabilities,
+    hears: Option<Arc<dyn Hears>>,
     state: Mutex<State>,
 }
 
@@ -122,6 +124,7 @@ impl VirtioFunction {
         let interrupts = Arc::new(Interrupts::new(vm, label, gsi, sizes.len(), vectors)?);
         let failed = |source| Error::Host { label: label.into(), source };
         let doorbells = Doorbells::new(vm, sizes.len()).map_err(failed)?;
+        let hears = device.hears();
         let common = Common::new(device.features() | feature::VERSION_1, &sizes);
         let state = State { workers: Vec::new(), doorbells, space, common, device };
         Ok(Self {
@@ -129,6 +132,7 @@ impl VirtioFunction {
             ram: Arc::clone(ram),
             interrupts,
             capabilities,
+            hears,
             state: Mutex::new(state),
         })
     }
@@ -411,5 +415,16 @@ impl PciDevice for VirtioFunction {
         state.space.reset();
         self.interrupts.power_on();
         Ok(())
+    }
+
+    fn watched(&self) -> Vec<(BorrowedFd<'_>, u64)> {
+        self.hears.iter().map(|hears| (hears.descriptor(), 0)).collect()
+    }
+
+    fn ready(&self, _: u64) -> Action {
+        if let Some(hears) = &self.hears {
+            hears.heard();
+        }
+        Action::None
     }
 }
