@@ -234,28 +234,23 @@ impl Running {
     #[allow(dead_code, reason = "the suite kvm looks at how they are locked up")]
     pub(crate) fn threads(&self) -> Vec<BTreeMap<String, String>> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.machine())).unwrap().flatten();
+        // Threads come and go.
         let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
         let of =
             |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
         statuses.map(|status| status.lines().filter_map(of).collect()).collect()
     }
 
-    /// The host's processors that a thread of it may run on.
-    #[allow(dead_code, reason = "the suite kvm looks at where vCPUs run")]
-    pub(crate) fn processors_of(&self, thread: &str) -> String {
+    /// The same of the thread with this name. It is waited for: a thread has its maker's name until it gives itself its own.
+    #[allow(dead_code, reason = "the suite kvm looks at its threads")]
+    pub(crate) fn thread(&self, name: &str) -> BTreeMap<String, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.machine())).unwrap().flatten();
-            // Threads come and go.
-            let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
-            for status in statuses {
-                let of =
-                    |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim();
-                if of("Name:") == thread {
-                    return of("Cpus_allowed_list:").to_owned();
-                }
+            if let Some(thread) = self.threads().into_iter().find(|thread| thread["Name"] == name) {
+                return thread;
             }
-            assert!(Instant::now() < deadline, "there is no thread {thread}");
+            assert!(Instant::now() < deadline, "there is no thread {name}");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
