@@ -200,7 +200,7 @@ pub trait VirtioDevice: Send {
         false
     }
 
-    /// What it hears of the host; asked for once.
+    /// What it hears of the host.
     fn hears(&self) -> Option<Arc<dyn Hears>> {
         None
     }
